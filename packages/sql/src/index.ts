@@ -1,1 +1,12 @@
-export {};
+export {
+  isSqlError,
+  type Migration,
+  type Sql,
+  SqlError,
+  type SqlErrorKind,
+  type SqlReadOptions,
+  type SqlRow,
+  type SqlStatements,
+  type SqlValue,
+} from "./sql.ts";
+export { openSqlite, type SqliteOptions } from "./sqlite.ts";

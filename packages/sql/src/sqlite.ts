@@ -1,0 +1,224 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { closeSync, mkdirSync, openSync } from "node:fs";
+import { dirname } from "node:path";
+import { DatabaseSync, type StatementSync } from "node:sqlite";
+import { type MigrationTarget, migrate } from "./migrate.ts";
+import {
+  type Migration,
+  type Sql,
+  SqlError,
+  type SqlErrorKind,
+  type SqlReadOptions,
+  type SqlRow,
+  type SqlStatements,
+  type SqlValue,
+} from "./sql.ts";
+import { Turns } from "./turns.ts";
+
+const busyTimeoutMs = 5_000;
+const maxCachedStatements = 256;
+const walSizeLimitBytes = 64 * 1024 * 1024;
+
+export interface SqliteOptions {
+  /** The file; its folder is made with mode 0700 and the file with 0600. `:memory:` is a database of this process alone. */
+  readonly path: string;
+  readonly migrations: readonly Migration[];
+}
+
+// Extended result codes (https://www.sqlite.org/rescode.html); the low byte is the primary code.
+const kindByExtendedCode: Readonly<Record<number, SqlErrorKind>> = {
+  275: "check",
+  787: "foreign_key",
+  1299: "not_null",
+  1555: "unique",
+  2067: "unique",
+  2579: "unique",
+};
+const kindByPrimaryCode: Readonly<Record<number, SqlErrorKind>> = {
+  5: "busy",
+  6: "busy",
+  11: "corrupt",
+  13: "full",
+  26: "corrupt",
+};
+
+function toSqlError(cause: unknown): SqlError {
+  if (cause instanceof SqlError) return cause;
+  const code = typeof cause === "object" && cause !== null && "errcode" in cause ? Number(cause.errcode) : 0;
+  const kind = kindByExtendedCode[code] ?? kindByPrimaryCode[code & 0xff] ?? "other";
+  return new SqlError(kind, cause instanceof Error ? cause.message : "the database failed", cause);
+}
+
+/** One connection with the prepared statements that were used last. Synchronous: SQLite works in this thread. */
+class Connection implements Disposable {
+  readonly #db: DatabaseSync;
+  readonly #statements = new Map<string, StatementSync>();
+
+  constructor(db: DatabaseSync) {
+    this.#db = db;
+  }
+
+  /** Calls `body` with the statement prepared from `sql`; failures become SqlErrors. */
+  prepared<T>(sql: string, options: SqlReadOptions | undefined, body: (statement: StatementSync) => T): T {
+    try {
+      const statement = this.#statements.get(sql) ?? this.#db.prepare(sql);
+      this.#statements.delete(sql);
+      this.#statements.set(sql, statement); // now the youngest
+      if (this.#statements.size > maxCachedStatements) {
+        const { value: oldest } = this.#statements.keys().next();
+        if (oldest !== undefined) this.#statements.delete(oldest);
+      }
+      statement.setReadBigInts(options?.bigint === true);
+      return body(statement);
+    } catch (cause) {
+      throw toSqlError(cause);
+    }
+  }
+
+  script(sql: string): void {
+    try {
+      this.#db.exec(sql);
+    } catch (cause) {
+      throw toSqlError(cause);
+    }
+  }
+
+  get inTransaction(): boolean {
+    return this.#db.isTransaction;
+  }
+
+  [Symbol.dispose](): void {
+    this.#statements.clear();
+    this.#db.close();
+  }
+}
+
+/** The statements of a transaction, refused once it has ended. */
+class Transaction implements MigrationTarget {
+  readonly #connection: Connection;
+  open = true;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  async query<R extends object = SqlRow>(sql: string, params: readonly SqlValue[] = [], options?: SqlReadOptions) {
+    this.#mustBeOpen();
+    // node:sqlite's rows have no prototype; those of other engines do.
+    return this.#connection.prepared(sql, options, (s) => s.all(...params).map((row) => ({ ...row }) as R));
+  }
+
+  async one<R extends object = SqlRow>(sql: string, params: readonly SqlValue[] = [], options?: SqlReadOptions) {
+    this.#mustBeOpen();
+    const row = this.#connection.prepared(sql, options, (s) => s.get(...params));
+    return row === undefined ? undefined : ({ ...row } as R);
+  }
+
+  async run(sql: string, params: readonly SqlValue[] = []) {
+    this.#mustBeOpen();
+    return this.#connection.prepared(sql, undefined, (s) => ({ changes: Number(s.run(...params).changes) }));
+  }
+
+  async script(sql: string) {
+    this.#mustBeOpen();
+    this.#connection.script(sql);
+  }
+
+  #mustBeOpen(): void {
+    if (!this.open) throw new SqlError("misuse", "the transaction has ended");
+  }
+}
+
+class Sqlite implements Sql {
+  readonly #connection: Connection;
+  readonly #turns = new Turns();
+  /** The transaction in whose async context the caller runs: using the outer handle there would wait for itself. */
+  readonly #current = new AsyncLocalStorage<Transaction>();
+  #closed = false;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  query<R extends object = SqlRow>(sql: string, params?: readonly SqlValue[], options?: SqlReadOptions) {
+    return this.#turn((statements) => statements.query<R>(sql, params, options));
+  }
+
+  one<R extends object = SqlRow>(sql: string, params?: readonly SqlValue[], options?: SqlReadOptions) {
+    return this.#turn((statements) => statements.one<R>(sql, params, options));
+  }
+
+  run(sql: string, params?: readonly SqlValue[]) {
+    return this.#turn((statements) => statements.run(sql, params));
+  }
+
+  transaction<T>(body: (tx: SqlStatements) => Promise<T>): Promise<T> {
+    return this.inTransaction(body);
+  }
+
+  inTransaction<T>(body: (tx: MigrationTarget) => Promise<T>): Promise<T> {
+    return this.#turn(async (tx) => {
+      this.#connection.script("BEGIN IMMEDIATE");
+      try {
+        const result = await this.#current.run(tx, () => body(tx));
+        tx.open = false; // what `body` left running must not write between here and the commit
+        this.#connection.script("COMMIT");
+        return result;
+      } catch (error) {
+        // Some failures (a full disk, for one) have rolled back already: https://www.sqlite.org/lang_transaction.html
+        if (this.#connection.inTransaction) this.#connection.script("ROLLBACK");
+        throw error;
+      }
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#turns.take(async () => this.#connection[Symbol.dispose]());
+  }
+
+  async #turn<T>(body: (tx: Transaction) => Promise<T>): Promise<T> {
+    if (this.#closed) throw new SqlError("misuse", "the database is closed");
+    if (this.#current.getStore()?.open === true) {
+      throw new SqlError("misuse", "the outer database handle was used inside a transaction");
+    }
+    return this.#turns.take(async () => {
+      const tx = new Transaction(this.#connection);
+      try {
+        return await body(tx);
+      } finally {
+        tx.open = false;
+      }
+    });
+  }
+}
+
+/**
+ * Opens a SQLite file, brings its schema up to date and returns it. Commits are durable when acknowledged (WAL with
+ * synchronous=FULL). Throws SqlError.
+ */
+export async function openSqlite({ path, migrations }: SqliteOptions): Promise<Sql> {
+  if (path !== ":memory:") {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    closeSync(openSync(path, "a", 0o600)); // SQLite would make it world-readable; its -wal and -shm copy this mode
+  }
+  let db: DatabaseSync;
+  try {
+    db = new DatabaseSync(path, { enableForeignKeyConstraints: true, timeout: busyTimeoutMs });
+  } catch (cause) {
+    throw toSqlError(cause);
+  }
+  const connection = new Connection(db);
+  const sqlite = new Sqlite(connection);
+  try {
+    connection.script(
+      `PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA journal_size_limit=${walSizeLimitBytes}; PRAGMA trusted_schema=OFF`,
+    );
+    await migrate((body) => sqlite.inTransaction(body), migrations);
+  } catch (error) {
+    await sqlite[Symbol.asyncDispose]();
+    throw error;
+  }
+  return sqlite;
+}
