@@ -50,6 +50,27 @@ export const errorCatalogue = {
     code: "already_exists",
     nextStep: "Repeat the first request exactly, or choose another Idempotency-Key.",
   },
+  // Virtual machine monitors (packages/vmm) and guests (guest)
+  HYPERVISOR_UNAVAILABLE: {
+    code: "failed_precondition",
+    nextStep: "Install qemu-system-x86 on the host and read the reason in the message.",
+  },
+  VM_SPEC_INVALID: { code: "invalid_argument", nextStep: "Correct the part of the VM that the message names." },
+  VM_LAUNCH_FAILED: {
+    code: "internal",
+    nextStep: "Read the monitor's own words in the message and in monitor.log of the VM's folder.",
+  },
+  VM_STATE_CONFLICT: {
+    code: "failed_precondition",
+    nextStep: "Bring the VM into a state that allows the action first.",
+  },
+  VM_GONE: { code: "failed_precondition", nextStep: "Boot the VM again: its monitor process has ended." },
+  VMM_UNAVAILABLE: { code: "unavailable", nextStep: "Try again; destroy and recreate the VM if it repeats." },
+  GUEST_ASSETS_UNAVAILABLE: {
+    code: "failed_precondition",
+    nextStep: "Follow the command in the message, then try again.",
+  },
+  GUEST_CONFIG_INVALID: { code: "invalid_argument", nextStep: "Correct the field that the message names." },
 } as const satisfies Record<string, CatalogueEntry>;
 
 export type ErrorReason = keyof typeof errorCatalogue;
