@@ -71,6 +71,76 @@ export const errorCatalogue = {
     nextStep: "Follow the command in the message, then try again.",
   },
   GUEST_CONFIG_INVALID: { code: "invalid_argument", nextStep: "Correct the field that the message names." },
+  // Certificates
+  AUTHORITY_UNUSABLE: {
+    code: "failed_precondition",
+    nextStep: "Correct what the message names; the directory may be moved away to have a new authority made.",
+  },
+  IDENTITY_UNUSABLE: {
+    code: "failed_precondition",
+    nextStep: "Issue the service a certificate: `unkey dev up` does, or point its IDENTITY_DIR at a directory that has one.",
+  },
+  // Images
+  IMAGE_REFERENCE_INVALID: {
+    code: "invalid_argument",
+    nextStep: "Write the image as [registry/]name[:tag] or [registry/]name@sha256:…",
+  },
+  IMAGE_NOT_FOUND: {
+    code: "not_found",
+    nextStep: "Check the name and tag; a private image also needs registry credentials.",
+  },
+  REGISTRY_CREDENTIALS_REQUIRED: {
+    code: "permission_denied",
+    nextStep: "Give a user name and password (or token) for the registry.",
+  },
+  REGISTRY_CREDENTIALS_REJECTED: {
+    code: "permission_denied",
+    nextStep: "Correct the registry user name or password.",
+  },
+  REGISTRY_ACCESS_DENIED: {
+    code: "permission_denied",
+    nextStep: "Ask the registry's owner for read access to the repository.",
+  },
+  REGISTRY_INSECURE: {
+    code: "failed_precondition",
+    nextStep: "Give the registry TLS, or list its host in UNKEY_BUILDERD_PLAIN_HTTP_REGISTRIES.",
+  },
+  REGISTRY_UNAVAILABLE: { code: "unavailable", nextStep: "Check that the registry can be reached, then try again." },
+  REGISTRY_RATE_LIMITED: {
+    code: "resource_exhausted",
+    nextStep: "Wait as long as the message says, or pull with credentials that have a higher limit.",
+  },
+  REGISTRY_PROTOCOL_VIOLATED: {
+    code: "failed_precondition",
+    nextStep: "Check that the address is an OCI registry; report the message to its operator.",
+  },
+  IMAGE_DIGEST_MISMATCH: {
+    code: "data_loss",
+    nextStep: "Push the image again: what is stored does not match its digest.",
+  },
+  IMAGE_PLATFORM_UNAVAILABLE: {
+    code: "failed_precondition",
+    nextStep: "Build and push the image for the platform that the message names.",
+  },
+  IMAGE_UNSUPPORTED: { code: "failed_precondition", nextStep: "Push the image as OCI or Docker schema 2 with tar layers." },
+  IMAGE_MANIFEST_INVALID: { code: "invalid_argument", nextStep: "Push the image again with a current tool." },
+  IMAGE_LAYER_INVALID: { code: "invalid_argument", nextStep: "Rebuild the image; the message names the layer and entry." },
+  IMAGE_TOO_LARGE: { code: "resource_exhausted", nextStep: "Make the image smaller: the message names the limit." },
+  IMAGE_NO_COMMAND: {
+    code: "failed_precondition",
+    nextStep: "Give the image an ENTRYPOINT or CMD, or deploy with a command.",
+  },
+  IMAGE_USER_UNKNOWN: {
+    code: "failed_precondition",
+    nextStep: "Name a USER that the image's /etc/passwd has, or use numbers.",
+  },
+  IMAGE_ARCHIVE_INVALID: {
+    code: "invalid_argument",
+    nextStep: "Make the archive as an OCI layout, for example with `skopeo copy … oci-archive:app.tar`.",
+  },
+  ROOTFS_TOOL_MISSING: { code: "failed_precondition", nextStep: "Install the package that the message names on the host." },
+  ROOTFS_DISK_FULL: { code: "resource_exhausted", nextStep: "Free space in builderd's data directory, then try again." },
+  ROOTFS_WRITE_FAILED: { code: "internal", nextStep: "Read builderd's log for the tool's own words." },
 } as const satisfies Record<string, CatalogueEntry>;
 
 export type ErrorReason = keyof typeof errorCatalogue;
