@@ -1,5 +1,6 @@
 import type { DescEnum, DescExtension, DescField, DescFile, DescMessage } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
+import { FieldDescriptorProto_Label } from "@bufbuild/protobuf/wkt";
 
 /**
  * Prints a descriptor as .proto source: packages, imports, enums, messages with oneofs and extension ranges, extensions.
@@ -41,7 +42,12 @@ function printField(field: DescField | DescExtension): string {
   if (field.fieldKind === "map") {
     return `map<${ScalarType[field.mapKey].toLowerCase()}, ${typeName(field)}> ${named}`;
   }
-  const label = field.fieldKind === "list" ? "repeated" : field.proto.label === 2 ? "required" : "optional";
+  const label =
+    field.fieldKind === "list"
+      ? "repeated"
+      : field.proto.label === FieldDescriptorProto_Label.REQUIRED
+        ? "required"
+        : "optional";
   return `${label} ${typeName(field)} ${named}`;
 }
 
