@@ -1,1 +1,9 @@
-export {};
+export {
+  acceptedActions,
+  type VmAction,
+  type VmEvent,
+  type VmHappening,
+  type VmState,
+  vmStates,
+  vmTransitions,
+} from "./vm-state.ts";
