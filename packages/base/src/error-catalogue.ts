@@ -141,6 +141,46 @@ export const errorCatalogue = {
   ROOTFS_TOOL_MISSING: { code: "failed_precondition", nextStep: "Install the package that the message names on the host." },
   ROOTFS_DISK_FULL: { code: "resource_exhausted", nextStep: "Free space in builderd's data directory, then try again." },
   ROOTFS_WRITE_FAILED: { code: "internal", nextStep: "Read builderd's log for the tool's own words." },
+  // The public API and its ingress (services/gatewayd)
+  ROUTE_UNKNOWN: { code: "not_found", nextStep: "Use a path of GET /openapi.json." },
+  METHOD_NOT_ALLOWED: { code: "invalid_argument", nextStep: "Use one of the methods in the Allow header." },
+  UNSUPPORTED_MEDIA_TYPE: { code: "invalid_argument", nextStep: "Send the content type that the message names." },
+  BODY_TOO_LARGE: { code: "resource_exhausted", nextStep: "Send less: the message names the limit." },
+  RATE_LIMITED: { code: "resource_exhausted", nextStep: "Wait as long as the Retry-After header says." },
+  SCOPE_MISSING: {
+    code: "permission_denied",
+    nextStep: "Use an API key that has the scope, or have one made by somebody who does.",
+  },
+  SCOPE_UNKNOWN: { code: "invalid_argument", nextStep: "Use the scopes that the message lists." },
+  API_KEY_NOT_FOUND: { code: "not_found", nextStep: "List the tenant's keys with GET /v1/keys." },
+  APP_NOT_FOUND: { code: "not_found", nextStep: "List the apps with `unkey apps`." },
+  APP_NAME_TAKEN: { code: "already_exists", nextStep: "Choose another name with --app: names are unique on the platform." },
+  APP_NAME_NEEDED: { code: "invalid_argument", nextStep: "Name the app with --app." },
+  APP_NOT_DEPLOYED: { code: "failed_precondition", nextStep: "Deploy the app with `unkey deploy` first." },
+  APP_CHANGED_MEANWHILE: { code: "aborted", nextStep: "Look at the app's state and try again." },
+  DEPLOYMENT_NOT_FOUND: { code: "not_found", nextStep: "List the deployments with GET /v1/deployments." },
+  DEPLOYMENT_IN_PROGRESS: {
+    code: "failed_precondition",
+    nextStep: "Wait for the deployment that the message names, or cancel it.",
+  },
+  DEPLOYMENT_NOT_CANCELLABLE: { code: "failed_precondition", nextStep: "Deploy again, or stop the app." },
+  TOO_MANY_DEPLOYMENTS: { code: "resource_exhausted", nextStep: "Wait until a running deployment has ended." },
+  CREDENTIALS_LOST: {
+    code: "failed_precondition",
+    nextStep: "Deploy again with the registry login: it is never stored, so a restart forgets it.",
+  },
+  EXCEEDS_HOSTS: { code: "failed_precondition", nextStep: "Ask for no more than the capacity that the message names." },
+  HOSTS_FULL: { code: "resource_exhausted", nextStep: "Stop or delete an app, or add a host." },
+  HOST_UNREACHABLE: { code: "unavailable", nextStep: "Check that metald runs on the host; `unkey dev status` shows it." },
+  APP_EXITED: { code: "failed_precondition", nextStep: "Read the app's last lines, correct it and deploy again." },
+  APP_NOT_LISTENING: {
+    code: "failed_precondition",
+    nextStep: "Make the app listen on 0.0.0.0 and the port in the message, or deploy with --port and the one it uses.",
+  },
+  APP_UNHEALTHY: {
+    code: "failed_precondition",
+    nextStep: "Make the health path answer below 500 within the deadline, or deploy with another path.",
+  },
 } as const satisfies Record<string, CatalogueEntry>;
 
 export type ErrorReason = keyof typeof errorCatalogue;
