@@ -69,7 +69,8 @@ export function parseImageReference(text: string): ImageReference {
   }
 
   if (repository === "") return fail("the image name is missing");
-  if (registry.length + 1 + repository.length > maxNameLength) return fail(`the name is over ${maxNameLength} characters`);
+  if (registry.length + 1 + repository.length > maxNameLength)
+    return fail(`the name is over ${maxNameLength} characters`);
   if (/[A-Z]/.test(repository)) return fail("repository names are lower case");
   const bad = repository.split("/").find((component) => !nameComponent.test(component));
   if (bad !== undefined) return fail(`"${bad}" is not a repository name component`);

@@ -1,0 +1,252 @@
+import { type ByteString, printable } from "../byte-string.ts";
+import { InvalidInput } from "../invalid-input.ts";
+import type { TarEntry } from "../tar/tar-reader.ts";
+import { checkBytes, checkCount, type ImageLimits } from "./limits.ts";
+import { type DirectoryNode, type Metadata, type TreeNode, walk } from "./tree.ts";
+
+/*
+ * Applies layers to one tree in memory by the rules of the OCI image specification ("Applying Changesets"):
+ *   a name of a later layer replaces the same name of an earlier one; two directories become one with the later metadata;
+ *   `.wh.<name>` removes a name, `.wh..wh..opq` all names, that earlier layers put there: names of the same layer stay,
+ *   whatever the order in the archive.
+ * A path through a symbolic link is resolved inside the tree, as Docker and containerd do: images made outside a
+ * container engine rely on it (`lib/x` where lib is a link to usr/lib).
+ */
+
+const whiteoutPrefix = ".wh.";
+const whiteoutMetaPrefix = ".wh..wh.";
+const opaqueWhiteout = ".wh..wh..opq";
+const maxNameBytes = 255;
+const maxTargetBytes = 4095;
+/** What a directory is given that no entry describes. */
+const impliedDirectory: Metadata = { mode: 0o755, uid: 0, gid: 0, mtimeNs: 0n, xattrs: new Map() };
+/** From the epoch to the last second that every file system in use can hold (32 unsigned bits). */
+const maxMtimeNs = (2n ** 32n - 1n) * 1_000_000_000n;
+
+export interface MergedTree {
+  readonly root: DirectoryNode;
+  /** Attribute names that no rootfs takes, at most 16 of them: for the build's log. */
+  readonly droppedXattrs: readonly ByteString[];
+}
+
+export class LayerMerger {
+  readonly #limits: ImageLimits;
+  readonly #root: DirectoryNode = {
+    kind: "directory",
+    metadata: impliedDirectory,
+    children: new Map(),
+    clearedBy: 0,
+  };
+  readonly #dropped = new Set<ByteString>();
+  #layer = -1;
+  #nodes = 0;
+  #metadataBytes = 0;
+
+  constructor(limits: ImageLimits) {
+    this.#limits = limits;
+  }
+
+  /** Entries added from now on belong to the next layer up. */
+  nextLayer(): void {
+    this.#layer++;
+  }
+
+  /** Applies one entry of the current layer. Throws InvalidInput when it is malformed, IMAGE_TOO_LARGE over a limit. */
+  add(entry: TarEntry): void {
+    this.#count(entry.name.length);
+    const components = this.#components(entry.name);
+    const name = components.pop();
+    if (name === undefined) {
+      if (entry.type !== "directory") throw new InvalidInput("the root of the tree is not a directory");
+      this.#root.metadata = this.#metadata(entry);
+      return;
+    }
+    const through = components.find((component) => component.startsWith(whiteoutPrefix));
+    if (through !== undefined) throw new InvalidInput(`${printable(entry.name)} lies below a whiteout`);
+    if (name.startsWith(whiteoutPrefix)) this.#whiteout(entry.name, components, name);
+    else this.#place(entry, this.#parent(entry.name, components), name);
+  }
+
+  finish(): MergedTree {
+    return { root: this.#root, droppedXattrs: [...this.#dropped].slice(0, 16) };
+  }
+
+  #place(entry: TarEntry, parent: DirectoryNode, name: ByteString): void {
+    if (entry.type === "hardlink") {
+      const node = this.#linkTarget(entry, parent, name);
+      parent.children.set(name, { node, layer: this.#layer });
+      return;
+    }
+    const existing = parent.children.get(name);
+    const metadata = this.#metadata(entry);
+    if (entry.type === "directory" && existing?.node.kind === "directory") {
+      existing.node.metadata = metadata;
+      existing.layer = this.#layer;
+      return;
+    }
+    parent.children.set(name, { node: this.#node(entry, metadata), layer: this.#layer });
+  }
+
+  #node(entry: TarEntry, metadata: Metadata): TreeNode {
+    switch (entry.type) {
+      case "directory":
+        return { kind: "directory", metadata, children: new Map(), clearedBy: this.#layer };
+      case "symlink":
+        if (entry.linkName === "") throw new InvalidInput(`the symbolic link ${printable(entry.name)} has no target`);
+        if (entry.linkName.length > maxTargetBytes) {
+          throw new InvalidInput(
+            `the symbolic link ${printable(entry.name)} has a target of over ${maxTargetBytes} bytes`,
+          );
+        }
+        this.#addMetadataBytes(entry.linkName.length);
+        return { kind: "symlink", metadata, target: entry.linkName };
+      case "char":
+      case "block":
+      case "fifo": {
+        const { deviceMajor, deviceMinor } = entry;
+        if (deviceMajor < 0 || deviceMajor > 0xfff || deviceMinor < 0 || deviceMinor > 0xfffff) {
+          throw new InvalidInput(`the device ${printable(entry.name)} has a number out of range`);
+        }
+        return { kind: entry.type, metadata, deviceMajor, deviceMinor };
+      }
+      default:
+        checkBytes(`the file ${printable(entry.name)} is`, entry.sizeBytes, this.#limits.fileBytes);
+        return { kind: "file", metadata, sizeBytes: entry.sizeBytes, layer: this.#layer, ordinal: entry.ordinal };
+    }
+  }
+
+  /** Names are checked before anything is made: no `..`, bounded length and depth. */
+  #components(path: ByteString): ByteString[] {
+    checkBytes("an entry's path is", path.length, this.#limits.pathBytes);
+    const components = path.split("/").filter((component) => component !== "" && component !== ".");
+    checkCount(`the depth of ${printable(path)} is`, components.length, this.#limits.depth);
+    for (const component of components) {
+      if (component === "..") throw new InvalidInput(`${printable(path)} points out of the tree`);
+      if (component.length > maxNameBytes) {
+        throw new InvalidInput(`${printable(path)} has a name of over ${maxNameBytes} bytes`);
+      }
+    }
+    return components;
+  }
+
+  #parent(path: ByteString, components: readonly ByteString[]): DirectoryNode {
+    const result = walk([this.#root], components, (parent, name, depth) => {
+      checkCount(`the depth of ${printable(path)} is`, depth, this.#limits.depth);
+      this.#count(name.length);
+      const node: DirectoryNode = {
+        kind: "directory",
+        metadata: impliedDirectory,
+        children: new Map(),
+        clearedBy: this.#layer,
+      };
+      parent.children.set(name, { node, layer: this.#layer });
+      return node;
+    });
+    if (result.outcome === "found") return result.directories.at(-1) ?? this.#root;
+    throw walkFailure(path, result);
+  }
+
+  #linkTarget(entry: TarEntry, parent: DirectoryNode, name: ByteString): TreeNode {
+    const what = `the hard link ${printable(entry.name)}`;
+    const components = this.#components(entry.linkName);
+    const targetName = components.pop();
+    const result = walk([this.#root], components, () => undefined);
+    if (result.outcome === "too-many-links" || result.outcome === "not-a-directory") {
+      throw walkFailure(entry.linkName, result);
+    }
+    const directory = result.outcome === "found" ? result.directories.at(-1) : undefined;
+    const node = targetName === undefined ? undefined : directory?.children.get(targetName)?.node;
+    if (node === undefined)
+      throw new InvalidInput(`${what} points to ${printable(entry.linkName)}, which is not there`);
+    if (node.kind === "directory") throw new InvalidInput(`${what} points to a directory`);
+    if (directory === parent && targetName === name) throw new InvalidInput(`${what} points to itself`);
+    return node;
+  }
+
+  #whiteout(path: ByteString, components: readonly ByteString[], name: ByteString): void {
+    const hidden = name.slice(whiteoutPrefix.length);
+    // Other names with the double prefix are bookkeeping of AUFS, which wrote the first layers of this form.
+    if (name !== opaqueWhiteout && name.startsWith(whiteoutMetaPrefix)) return;
+    if (hidden === "" || hidden === "." || hidden === "..") {
+      throw new InvalidInput(`the whiteout ${printable(path)} names no entry of its directory`);
+    }
+    const result = walk([this.#root], components, () => undefined);
+    if (result.outcome === "missing") return;
+    if (result.outcome !== "found") throw walkFailure(path, result);
+    const directory = result.directories.at(-1) ?? this.#root;
+    if (name === opaqueWhiteout) this.#clear(directory);
+    else this.#hide(directory, hidden);
+  }
+
+  /** Removes `name` unless this layer put it there; of a directory, what earlier layers put below. */
+  #hide(parent: DirectoryNode, name: ByteString): void {
+    const child = parent.children.get(name);
+    if (child === undefined) return;
+    if (child.node.kind === "directory") {
+      this.#clear(child.node);
+      if (child.node.children.size > 0) return;
+    }
+    if (child.layer < this.#layer) parent.children.delete(name);
+  }
+
+  /** Each directory is cleared once a layer: later names in it are this layer's own, so repeating would find nothing. */
+  #clear(directory: DirectoryNode): void {
+    if (directory.clearedBy === this.#layer) return;
+    directory.clearedBy = this.#layer;
+    for (const name of directory.children.keys()) this.#hide(directory, name);
+  }
+
+  #metadata(entry: TarEntry): Metadata {
+    const xattrs = new Map<ByteString, Buffer>();
+    let bytes = 0;
+    for (const [name, value] of entry.xattrs) {
+      // The kernel allows these on files and directories only; others describe the machine that packed the image.
+      const kept =
+        (entry.type === "file" && name === "security.capability") ||
+        ((entry.type === "file" || entry.type === "directory") && name.startsWith("user.") && name.length > 5);
+      if (!kept) {
+        if (this.#dropped.size < 16) this.#dropped.add(name);
+        continue;
+      }
+      if (name.length > maxNameBytes || name.includes("\0")) {
+        throw new InvalidInput(`${printable(entry.name)} has an attribute with a malformed name`);
+      }
+      if (name === "security.capability" && !isCapability(value)) {
+        throw new InvalidInput(`${printable(entry.name)} has a malformed file capability`);
+      }
+      bytes += name.length + value.length;
+      checkBytes(`the extended attributes of ${printable(entry.name)} are`, bytes, this.#limits.xattrBytes);
+      xattrs.set(name, Buffer.from(value)); // a copy: the value is a view of a header that may be far larger
+    }
+    this.#addMetadataBytes(bytes);
+    const mtimeNs = entry.mtimeNs < 0n ? 0n : entry.mtimeNs > maxMtimeNs ? maxMtimeNs : entry.mtimeNs;
+    return { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtimeNs, xattrs };
+  }
+
+  #count(pathBytes: number): void {
+    checkCount("the image's entries are", ++this.#nodes, this.#limits.entries);
+    this.#addMetadataBytes(pathBytes);
+  }
+
+  #addMetadataBytes(bytes: number): void {
+    this.#metadataBytes += bytes;
+    checkBytes("the image's names and attributes are", this.#metadataBytes, this.#limits.metadataBytes);
+  }
+}
+
+function walkFailure(
+  path: ByteString,
+  result:
+    | { readonly outcome: "missing" | "too-many-links" }
+    | { readonly outcome: "not-a-directory"; readonly name: ByteString },
+): InvalidInput {
+  return result.outcome === "not-a-directory"
+    ? new InvalidInput(`${printable(path)} goes through ${printable(result.name)}, which is not a directory`)
+    : new InvalidInput(`${printable(path)} goes through too many symbolic links`);
+}
+
+/** The two revisions that the kernel stores (linux/capability.h, VFS_CAP_REVISION_2 and _3); it refuses other bytes. */
+function isCapability(value: Buffer): boolean {
+  const revision = value.length >= 4 ? value.readUInt32LE(0) >>> 24 : 0;
+  return (revision === 2 && value.length === 20) || (revision === 3 && value.length === 24);
+}

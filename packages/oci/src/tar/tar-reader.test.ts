@@ -1,0 +1,172 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import fc from "fast-check";
+import { InvalidInput } from "../invalid-input.ts";
+import { tarOf } from "../testing/tar-fixture.ts";
+import { type TarEntry, TarReader } from "./tar-reader.ts";
+import { type TarHeader, tarEnd, tarHeader } from "./tar-writer.ts";
+
+async function* inChunks(bytes: Buffer, size: number): AsyncGenerator<Buffer> {
+  for (let at = 0; at < bytes.length; at += size) yield Buffer.from(bytes.subarray(at, at + size));
+}
+
+async function readAll(archive: Buffer, chunkBytes = 777): Promise<{ entry: TarEntry; content: Buffer }[]> {
+  const reader = new TarReader(inChunks(archive, chunkBytes));
+  const found: { entry: TarEntry; content: Buffer }[] = [];
+  for (let entry = await reader.next(); entry !== undefined; entry = await reader.next()) {
+    const parts: Buffer[] = [];
+    for await (const chunk of reader.content()) parts.push(Buffer.from(chunk));
+    found.push({ entry, content: Buffer.concat(parts) });
+  }
+  return found;
+}
+
+const anyName = fc.stringMatching(/^[a-z\xe9\xff/. ]{1,300}$/).filter((name) => !name.endsWith("/"));
+const anyHeader = fc.record<TarHeader>(
+  {
+    type: fc.constantFrom("file", "hardlink", "symlink", "char", "block", "directory", "fifo"),
+    name: anyName,
+    linkName: fc.oneof(fc.constant(""), anyName),
+    mode: fc.integer({ min: 0, max: 0o7777 }),
+    uid: fc.integer({ min: 0, max: 0xfffffffe }),
+    gid: fc.integer({ min: 0, max: 0xfffffffe }),
+    mtimeNs: fc.bigInt({ min: -(10n ** 18n), max: 10n ** 20n }),
+    sizeBytes: fc.constant(0),
+    deviceMajor: fc.integer({ min: 0, max: 0xfff }),
+    deviceMinor: fc.integer({ min: 0, max: 0xfffff }),
+    xattrs: fc
+      .array(fc.tuple(fc.stringMatching(/^[a-z.]{1,20}$/), fc.uint8Array({ maxLength: 40 })), { maxLength: 3 })
+      .map((pairs) => new Map(pairs.map(([name, value]) => [name, Buffer.from(value)]))),
+  },
+  { noNullPrototype: true },
+);
+
+test("what the writer writes the reader reads back, byte for byte, whatever the chunking", async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(anyHeader, { maxLength: 8 }),
+      fc.integer({ min: 1, max: 3000 }),
+      async (headers, chunk) => {
+        const archive = Buffer.concat([...headers.map(tarHeader), tarEnd()]);
+        const entries = (await readAll(archive, chunk)).map(({ entry: { ordinal: _, ...rest } }) => rest);
+        assert.deepEqual(entries, headers);
+      },
+    ),
+    { numRuns: 300 },
+  );
+});
+
+for (const format of ["gnu", "pax", "ustar", "v7"]) {
+  test(`reads what GNU tar writes in its ${format} format`, async (context) => {
+    const directory = mkdtempSync(join(tmpdir(), "tar-"));
+    context.after(() => rmSync(directory, { recursive: true }));
+    const long = `${"d".repeat(60)}/${"e".repeat(30)}`;
+    mkdirSync(join(directory, long), { recursive: true });
+    writeFileSync(join(directory, long, "f"), "content".repeat(300));
+    symlinkSync("../target", join(directory, "link"));
+    utimesSync(join(directory, long, "f"), 1_000_000_000.25, 1_000_000_000.25);
+    const archive = execFileSync("tar", ["-C", directory, `--format=${format}`, "-cf", "-", "."], {
+      maxBuffer: 1 << 24,
+    });
+    const entries = await readAll(archive);
+    const file = entries.find(({ entry }) => entry.name === `./${long}/f`);
+    assert.equal(file?.content.toString(), "content".repeat(300));
+    assert.equal(file?.entry.mtimeNs, format === "pax" ? 1_000_000_000_250_000_000n : 1_000_000_000_000_000_000n);
+    const link = entries.find(({ entry }) => entry.name === "./link");
+    assert.equal(link?.entry.type, "symlink");
+    assert.equal(link?.entry.linkName, "../target");
+    assert.equal(entries.find(({ entry }) => entry.name === "./")?.entry.type, "directory");
+  });
+}
+
+test("skips content that nobody reads", async () => {
+  const archive = tarOf([
+    { name: "a", content: "x".repeat(5000) },
+    { name: "b", content: "y" },
+  ]);
+  const reader = new TarReader(inChunks(archive, 100));
+  const first = await reader.next();
+  for await (const chunk of reader.content()) {
+    assert.ok(chunk.length > 0);
+    break;
+  }
+  const second = await reader.next();
+  assert.deepEqual([first?.name, second?.name, await reader.next()], ["a", "b", undefined]);
+});
+
+const block = (edit: (bytes: Buffer) => void): Buffer => {
+  const bytes = tarOf([{ name: "file", content: "abc" }]).subarray(0, 1024);
+  edit(bytes);
+  bytes.fill(0x20, 148, 156);
+  const sum = bytes.subarray(0, 512).reduce((total, byte) => total + byte, 0);
+  bytes.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
+  return bytes;
+};
+const paxed = (record: string): Buffer => {
+  const body = Buffer.from(record);
+  const archive = tarOf([{ name: "pax", content: body }]).subarray(0, 512 + Math.ceil(body.length / 512) * 512);
+  archive.write("x", 156);
+  archive.fill(0x20, 148, 156);
+  const sum = archive.subarray(0, 512).reduce((total, byte) => total + byte, 0);
+  archive.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
+  return Buffer.concat([archive, tarOf([{ name: "file" }])]);
+};
+
+for (const [name, archive, why] of [
+  ["a wrong checksum", Buffer.concat([Buffer.from("x"), tarOf([{ name: "a" }])]).subarray(0, 1024), /checksum/],
+  ["an end in the middle of content", tarOf([{ name: "a", content: "x".repeat(2000) }]).subarray(0, 1500), /middle/],
+  ["an end in the middle of a header", tarOf([{ name: "a" }]).subarray(0, 300), /middle/],
+  ["a negative size", block((bytes) => bytes.fill(0xff, 124, 136)), /negative/],
+  ["a size beyond any disk", block((bytes) => bytes.fill(0x7f, 125, 136).writeUInt8(0x80, 124)), /out of range/],
+  ["a size that is not a number", block((bytes) => bytes.write("zzz", 124)), /not a number/],
+  [
+    "the owner that chown reads as no change",
+    block((bytes) => bytes.fill(0xff, 112, 116).fill(0, 109, 112).writeUInt8(0x80, 108)),
+    /owner/,
+  ],
+  ["a GNU sparse file", block((bytes) => bytes.write("S", 156)), /sparse/],
+  ["a PAX sparse file", paxed("22 GNU.sparse.major=1\n"), /sparse/],
+  ["a multi-volume part", block((bytes) => bytes.write("M", 156)), /type "M"/],
+  ["a PAX record longer than its header", paxed("999 path=a\n"), /wrong length/],
+  ["a PAX record without a key", paxed("6 abc\n"), /no key/],
+  ["a PAX size with a sign", paxed("11 size=-1\n"), /out of range/],
+  ["a NUL in a PAX path", paxed("12 path=a\0b\n"), /NUL/],
+  [
+    "an endless row of extended headers",
+    Buffer.concat(Array.from({ length: 40 }, () => paxed("10 path=a\n").subarray(0, 1024))),
+    /too many/,
+  ],
+  [
+    "an extended header over 1 MiB",
+    block((bytes) => bytes.write("L", 156).toString() + bytes.write("77777777777", 124)),
+    /over 1048576/,
+  ],
+  ["an extended header at the end", paxed("10 path=a\n").subarray(0, 1024), /ends after/],
+] as const) {
+  test(`refuses ${name}`, async () => {
+    await assert.rejects(readAll(archive), (error) => error instanceof InvalidInput && why.test(error.message));
+  });
+}
+
+test("random bytes end in an entry list or in InvalidInput, never otherwise", async () => {
+  const seed = tarOf([
+    { name: "a", content: "hello" },
+    { name: `${"n".repeat(200)}`, content: "x".repeat(900) },
+  ]);
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.tuple(fc.nat(seed.length - 1), fc.nat(255)), { maxLength: 12 }), async (edits) => {
+      const archive = Buffer.from(seed);
+      for (const [at, value] of edits) archive.writeUInt8(value, at);
+      try {
+        await readAll(archive);
+      } catch (error) {
+        assert.ok(error instanceof InvalidInput, String(error));
+      }
+    }),
+    { numRuns: 500 },
+  );
+});

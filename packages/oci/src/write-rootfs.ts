@@ -1,0 +1,78 @@
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { kib } from "@unkey/base";
+import { makeErofs } from "./erofs.ts";
+import type { LayerBlob } from "./layer/layer-stream.ts";
+import { checkBytes, type ImageLimits } from "./layer/limits.ts";
+import { mergeLayers } from "./layer/merge-layers.ts";
+import { type FileNode, findFile } from "./layer/tree.ts";
+import { planTree, treeArchive } from "./layer/tree-archive.ts";
+import { unpackTree } from "./layer/unpack-tree.ts";
+
+export interface WriteRootfsOptions {
+  /** Lowest first. */
+  readonly layers: readonly LayerBlob[];
+  /** Existing private directory; what is made in it is removed again. */
+  readonly scratchDirectory: string;
+  readonly imagePath: string;
+  /** See `ErofsOptions.identity`. */
+  readonly identity: string;
+  readonly limits: ImageLimits;
+  readonly signal: AbortSignal;
+  /** Layers are merged and unpacked, then the image is written. `totalBytes` is 0 while it is unknown. */
+  readonly onProgress?: (phase: "extracting" | "writing", doneBytes: number, totalBytes: number) => void;
+}
+
+export interface RootfsFacts {
+  /** Text of the tree's account files; empty where the image has none. */
+  readonly passwd: string;
+  readonly group: string;
+  /** Attribute names that were left out. */
+  readonly droppedXattrs: readonly string[];
+}
+
+/** passwd and group files of real images are a few KiB. */
+const maxAccountFileBytes = 512 * kib;
+
+/** Turns layers into an EROFS image; the same layers and identity give the same bytes. Root only. */
+export async function writeRootfs(options: WriteRootfsOptions): Promise<RootfsFacts> {
+  const { layers, limits, signal, onProgress } = options;
+  const tree = await mergeLayers(layers, { limits, signal });
+  const plan = planTree(tree, layers.length, limits);
+  checkBytes("the image's files are", plan.contentBytes, limits.uncompressedBytes);
+
+  const captured = new Map<FileNode, Buffer[]>();
+  for (const path of ["/etc/passwd", "/etc/group"]) {
+    const file = findFile(tree.root, path);
+    if (file === undefined) continue;
+    checkBytes(`the image's ${path} is`, file.sizeBytes, maxAccountFileBytes);
+    captured.set(file, []);
+  }
+  const text = (path: string): string => {
+    const file = findFile(tree.root, path);
+    return file === undefined ? "" : Buffer.concat(captured.get(file) ?? []).toString("utf8");
+  };
+
+  const directory = join(options.scratchDirectory, "rootfs");
+  try {
+    const archive = treeArchive(plan, layers, {
+      limits,
+      signal,
+      onBytes: (bytes) => onProgress?.("extracting", bytes, plan.contentBytes),
+      observe: new Map([...captured].map(([file, chunks]) => [file, (chunk) => chunks.push(Buffer.from(chunk))])),
+    });
+    await unpackTree(archive, directory, signal);
+    onProgress?.("writing", 0, plan.contentBytes);
+    await makeErofs({
+      sourceDirectory: directory,
+      imagePath: options.imagePath,
+      identity: options.identity,
+      newestMtimeNs: plan.newestMtimeNs,
+      signal,
+    });
+    onProgress?.("writing", plan.contentBytes, plan.contentBytes);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+  return { passwd: text("/etc/passwd"), group: text("/etc/group"), droppedXattrs: tree.droppedXattrs };
+}
