@@ -71,6 +71,64 @@ export const errorCatalogue = {
     nextStep: "Follow the command in the message, then try again.",
   },
   GUEST_CONFIG_INVALID: { code: "invalid_argument", nextStep: "Correct the field that the message names." },
+  // Calls between services (packages/rpc)
+  TLS_REQUIRED: { code: "failed_precondition", nextStep: "Use https and present a certificate of this platform." },
+  CLIENT_CERTIFICATE_REFUSED: {
+    code: "unauthenticated",
+    nextStep: "Present a certificate that this platform's authority issued and that has not expired.",
+  },
+  CALLER_NOT_ALLOWED: {
+    code: "permission_denied",
+    nextStep: "Call it as one of the services that the method's access option in proto/ names.",
+  },
+  PRINCIPAL_REQUIRED: {
+    code: "unauthenticated",
+    nextStep: "Forward the signed principal that the gateway made, in the unkey-principal header.",
+  },
+  PRINCIPAL_INVALID: { code: "unauthenticated", nextStep: "Send the request through the gateway again." },
+  MESSAGE_TOO_LARGE: {
+    code: "resource_exhausted",
+    nextStep: "Send less in one message; large content travels in chunks.",
+  },
+  // What a peer of another release said, for a reason that this release does not know
+  NOT_FOUND: { code: "not_found", nextStep: "Check the name or id." },
+  ALREADY_EXISTS: { code: "already_exists", nextStep: "Choose another name, or use what exists." },
+  FAILED_PRECONDITION: { code: "failed_precondition", nextStep: "Change the state that the message names first." },
+  ABORTED: { code: "aborted", nextStep: "Read the current state and try again." },
+  RESOURCE_EXHAUSTED: { code: "resource_exhausted", nextStep: "Wait a moment, or ask for less." },
+  DATA_LOSS: { code: "data_loss", nextStep: "Look for the request id in the service's log and report it." },
+  // VMs of a host (services/metald)
+  VM_NOT_FOUND: { code: "not_found", nextStep: "Check the id; `unkey vms` lists the VMs that there are." },
+  VM_ID_REUSED: { code: "already_exists", nextStep: "Repeat the first request exactly, or choose another vm_id." },
+  VM_TOO_LARGE: {
+    code: "invalid_argument",
+    nextStep: "Ask for less than the host's capacity, which the message states.",
+  },
+  HOST_FULL: {
+    code: "resource_exhausted",
+    nextStep: "Delete VMs that are not needed, or try again when some have ended.",
+  },
+  HOST_DISK_FULL: { code: "resource_exhausted", nextStep: "Free space in metald's data directory, then try again." },
+  HOST_ADDRESSES_EXHAUSTED: {
+    code: "resource_exhausted",
+    nextStep: "Delete VMs that are not needed, or give metald a larger UNKEY_METALD_SUBNET.",
+  },
+  HOST_SUBNET_TAKEN: {
+    code: "failed_precondition",
+    nextStep: "Set UNKEY_METALD_SUBNET to a network that nothing on this host routes.",
+  },
+  HOST_DRAINING: { code: "unavailable", nextStep: "Place the VM on another host." },
+  HOST_RESOURCE_FAILED: { code: "internal", nextStep: "Read metald's log for the host program's own words." },
+  VM_BUSY: { code: "resource_exhausted", nextStep: "Wait for the VM's earlier requests to end, then try again." },
+  VM_BOOT_TIMEOUT: {
+    code: "deadline_exceeded",
+    nextStep: "Read the last console lines; try again on a less busy host.",
+  },
+  VM_BOOT_INTERRUPTED: { code: "aborted", nextStep: "Nothing: the VM was stopped or deleted while it booted." },
+  VM_DIED: { code: "internal", nextStep: "Read the last console lines and monitor.log of the VM's folder." },
+  GUEST_CRASHED: { code: "failed_precondition", nextStep: "Read the last console lines: the guest kernel gave up." },
+  GUEST_FAILED: { code: "failed_precondition", nextStep: "Correct the program or image as the message says." },
+  METERING_REFUSED: { code: "resource_exhausted", nextStep: "Give billaged room for its log, then boot the VM again." },
   // Certificates
   AUTHORITY_UNUSABLE: {
     code: "failed_precondition",
@@ -78,7 +136,8 @@ export const errorCatalogue = {
   },
   IDENTITY_UNUSABLE: {
     code: "failed_precondition",
-    nextStep: "Issue the service a certificate: `unkey dev up` does, or point its IDENTITY_DIR at a directory that has one.",
+    nextStep:
+      "Issue the service a certificate: `unkey dev up` does, or point its IDENTITY_DIR at a directory that has one.",
   },
   // Images
   IMAGE_REFERENCE_INVALID: {
@@ -122,9 +181,15 @@ export const errorCatalogue = {
     code: "failed_precondition",
     nextStep: "Build and push the image for the platform that the message names.",
   },
-  IMAGE_UNSUPPORTED: { code: "failed_precondition", nextStep: "Push the image as OCI or Docker schema 2 with tar layers." },
+  IMAGE_UNSUPPORTED: {
+    code: "failed_precondition",
+    nextStep: "Push the image as OCI or Docker schema 2 with tar layers.",
+  },
   IMAGE_MANIFEST_INVALID: { code: "invalid_argument", nextStep: "Push the image again with a current tool." },
-  IMAGE_LAYER_INVALID: { code: "invalid_argument", nextStep: "Rebuild the image; the message names the layer and entry." },
+  IMAGE_LAYER_INVALID: {
+    code: "invalid_argument",
+    nextStep: "Rebuild the image; the message names the layer and entry.",
+  },
   IMAGE_TOO_LARGE: { code: "resource_exhausted", nextStep: "Make the image smaller: the message names the limit." },
   IMAGE_NO_COMMAND: {
     code: "failed_precondition",
@@ -138,8 +203,14 @@ export const errorCatalogue = {
     code: "invalid_argument",
     nextStep: "Make the archive as an OCI layout, for example with `skopeo copy … oci-archive:app.tar`.",
   },
-  ROOTFS_TOOL_MISSING: { code: "failed_precondition", nextStep: "Install the package that the message names on the host." },
-  ROOTFS_DISK_FULL: { code: "resource_exhausted", nextStep: "Free space in builderd's data directory, then try again." },
+  ROOTFS_TOOL_MISSING: {
+    code: "failed_precondition",
+    nextStep: "Install the package that the message names on the host.",
+  },
+  ROOTFS_DISK_FULL: {
+    code: "resource_exhausted",
+    nextStep: "Free space in builderd's data directory, then try again.",
+  },
   ROOTFS_WRITE_FAILED: { code: "internal", nextStep: "Read builderd's log for the tool's own words." },
   // The public API and its ingress (services/gatewayd)
   ROUTE_UNKNOWN: { code: "not_found", nextStep: "Use a path of GET /openapi.json." },
@@ -154,7 +225,10 @@ export const errorCatalogue = {
   SCOPE_UNKNOWN: { code: "invalid_argument", nextStep: "Use the scopes that the message lists." },
   API_KEY_NOT_FOUND: { code: "not_found", nextStep: "List the tenant's keys with GET /v1/keys." },
   APP_NOT_FOUND: { code: "not_found", nextStep: "List the apps with `unkey apps`." },
-  APP_NAME_TAKEN: { code: "already_exists", nextStep: "Choose another name with --app: names are unique on the platform." },
+  APP_NAME_TAKEN: {
+    code: "already_exists",
+    nextStep: "Choose another name with --app: names are unique on the platform.",
+  },
   APP_NAME_NEEDED: { code: "invalid_argument", nextStep: "Name the app with --app." },
   APP_NOT_DEPLOYED: { code: "failed_precondition", nextStep: "Deploy the app with `unkey deploy` first." },
   APP_CHANGED_MEANWHILE: { code: "aborted", nextStep: "Look at the app's state and try again." },
@@ -171,7 +245,10 @@ export const errorCatalogue = {
   },
   EXCEEDS_HOSTS: { code: "failed_precondition", nextStep: "Ask for no more than the capacity that the message names." },
   HOSTS_FULL: { code: "resource_exhausted", nextStep: "Stop or delete an app, or add a host." },
-  HOST_UNREACHABLE: { code: "unavailable", nextStep: "Check that metald runs on the host; `unkey dev status` shows it." },
+  HOST_UNREACHABLE: {
+    code: "unavailable",
+    nextStep: "Check that metald runs on the host; `unkey dev status` shows it.",
+  },
   APP_EXITED: { code: "failed_precondition", nextStep: "Read the app's last lines, correct it and deploy again." },
   APP_NOT_LISTENING: {
     code: "failed_precondition",
