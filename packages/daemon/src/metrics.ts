@@ -23,6 +23,8 @@ export interface Histogram {
 interface Metric {
   readonly help: string;
   readonly type: "counter" | "gauge" | "histogram";
+  /** What the caller holds; a second registration of the name answers the same one. */
+  readonly handle: unknown;
   render(lines: string[], name: string): void;
 }
 
@@ -36,58 +38,60 @@ export class Metrics {
 
   /** A value that only grows; `name` ends in `_total`. */
   counter(name: string, help: string): Counter {
-    const series = this.#series(name, help, "counter");
-    return { inc: (labels = {}, by = 1) => series.update(labels, (old) => old + by) };
+    return this.#once(name, "counter", help, () => {
+      const series = this.#series();
+      const handle: Counter = { inc: (labels = {}, by = 1) => series.update(labels, (old) => old + by) };
+      return { handle, render: series.render };
+    });
   }
 
   /** A value that moves both ways. */
   gauge(name: string, help: string): Gauge {
-    const series = this.#series(name, help, "gauge");
-    return {
-      set: (value, labels = {}) => series.update(labels, () => value),
-      add: (by, labels = {}) => series.update(labels, (old) => old + by),
-    };
+    return this.#once(name, "gauge", help, () => {
+      const series = this.#series();
+      const handle: Gauge = {
+        set: (value, labels = {}) => series.update(labels, () => value),
+        add: (by, labels = {}) => series.update(labels, (old) => old + by),
+      };
+      return { handle, render: series.render };
+    });
   }
 
   /** A distribution over `buckets`, upper bounds in rising order. */
   histogram(name: string, help: string, buckets: readonly number[] = latencyBucketsSeconds): Histogram {
-    const series = new Map<string, { counts: number[]; sum: number; labels: Labels }>();
-    this.#register(name, {
-      help,
-      type: "histogram",
-      render: (lines, metric) => {
-        for (const { counts, sum, labels } of series.values()) {
+    return this.#once(name, "histogram", help, () => {
+      const series = new Map<string, { readonly labels: Labels; readonly counts: number[]; sum: number }>();
+      const handle: Histogram = {
+        observe: (value, labels = {}) => {
+          const key = renderLabels(labels);
+          let entry = series.get(key);
+          if (!entry) {
+            if (series.size >= maxSeries) {
+              this.#dropped++;
+              return;
+            }
+            entry = { labels, counts: Array.from({ length: buckets.length + 1 }, () => 0), sum: 0 };
+            series.set(key, entry);
+          }
+          const found = buckets.findIndex((bound) => value <= bound);
+          const index = found === -1 ? buckets.length : found;
+          entry.counts[index] = (entry.counts[index] ?? 0) + 1;
+          entry.sum += value;
+        },
+      };
+      const render = (lines: string[]) => {
+        for (const { labels, counts, sum } of series.values()) {
           let cumulative = 0;
           for (const [index, count] of counts.entries()) {
             cumulative += count;
             const le = index < buckets.length ? String(buckets[index]) : "+Inf";
-            lines.push(`${metric}_bucket${renderLabels({ ...labels, le })} ${cumulative}`);
+            lines.push(`${name}_bucket${renderLabels({ ...labels, le })} ${cumulative}`);
           }
-          lines.push(
-            `${metric}_sum${renderLabels(labels)} ${sum}`,
-            `${metric}_count${renderLabels(labels)} ${cumulative}`,
-          );
+          lines.push(`${name}_sum${renderLabels(labels)} ${sum}`, `${name}_count${renderLabels(labels)} ${cumulative}`);
         }
-      },
+      };
+      return { handle, render };
     });
-    return {
-      observe: (value, labels = {}) => {
-        const key = renderLabels(labels);
-        let entry = series.get(key);
-        if (!entry) {
-          if (series.size >= maxSeries) {
-            this.#dropped++;
-            return;
-          }
-          entry = { counts: Array.from({ length: buckets.length + 1 }, () => 0), sum: 0, labels };
-          series.set(key, entry);
-        }
-        const found = buckets.findIndex((bound) => value <= bound);
-        const index = found === -1 ? buckets.length : found;
-        entry.counts[index] = (entry.counts[index] ?? 0) + 1;
-        entry.sum += value;
-      },
-    };
   }
 
   /** Runs `collect` before each rendering, for values that are read rather than counted. */
@@ -107,16 +111,12 @@ export class Metrics {
     return `${lines.join("\n")}\n`;
   }
 
-  #series(name: string, help: string, type: "counter" | "gauge") {
+  #series() {
     const values = new Map<string, number>();
-    this.#register(name, {
-      help,
-      type,
-      render: (lines, metric) => {
-        for (const [key, value] of values) lines.push(`${metric}${key} ${value}`);
-      },
-    });
     return {
+      render: (lines: string[], name: string) => {
+        for (const [key, value] of values) lines.push(`${name}${key} ${value}`);
+      },
       update: (labels: Labels, change: (old: number) => number) => {
         const key = renderLabels(labels);
         const old = values.get(key);
@@ -126,10 +126,20 @@ export class Metrics {
     };
   }
 
-  #register(name: string, metric: Metric): void {
+  /** Several clients of a process count into one metric, so the second registration answers the first one's handle. */
+  #once<T>(
+    name: string,
+    type: Metric["type"],
+    help: string,
+    make: () => { readonly handle: T; readonly render: Metric["render"] },
+  ): T {
+    const known = this.#metrics.get(name);
+    if (known !== undefined && known.type !== type) throw new Error(`metric ${name} is already a ${known.type}`);
+    if (known !== undefined) return known.handle as T;
     if (!/^[a-z][a-z0-9_]*$/.test(name)) throw new Error(`"${name}" is no metric name`);
-    if (this.#metrics.has(name)) throw new Error(`metric ${name} is registered twice`);
-    this.#metrics.set(name, metric);
+    const made = make();
+    this.#metrics.set(name, { ...made, help, type });
+    return made.handle;
   }
 }
 

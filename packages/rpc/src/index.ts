@@ -1,1 +1,20 @@
-export {};
+export { type AccessRule, accessRuleOf } from "./access.ts";
+export { type AddressResolver, resolverOf } from "./address.ts";
+export {
+  type Caller,
+  type CallIdentity,
+  callerOf,
+  callOptions,
+  type OutgoingCall,
+  type Principal,
+  principalHeader,
+  requestIdHeader,
+} from "./caller.ts";
+export { openRpcChannel, type RpcChannel, type RpcChannelOptions } from "./channel.ts";
+export { toConnectError, toServiceError } from "./errors.ts";
+export { type InMemoryOptions, inMemoryClient } from "./in-memory.ts";
+export { createPipeline, type Pipeline, type PipelineOptions } from "./pipeline.ts";
+export { type MintOptions, mintPrincipal, PrincipalVerifier } from "./principal.ts";
+export { openIdentity, type RpcSettings, readRpcSettings } from "./rpc-settings.ts";
+export { type ListenRpcOptions, listenRpc, type RpcServer } from "./server.ts";
+export { validate, warmUpValidation } from "./validation.ts";
