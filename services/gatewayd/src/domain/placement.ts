@@ -21,7 +21,9 @@ export function exceeded(host: HostRoom, size: Size): (keyof Size)[] {
 
 /** True when `size` fits into what is free now. */
 export function fits(host: HostRoom, size: Size): boolean {
-  return !host.draining && resources.every((name) => big(host.allocated[name]) + big(size[name]) <= big(host.capacity[name]));
+  return (
+    !host.draining && resources.every((name) => big(host.allocated[name]) + big(size[name]) <= big(host.capacity[name]))
+  );
 }
 
 /** Share of the scarcest resource that would be free after placing `size`: higher is better. */

@@ -32,5 +32,11 @@ export function decideRate(limit: RateLimit, arrivalMs: number | undefined, nowM
   }
   const nextMs = dueMs + intervalMs;
   const remaining = Math.floor((toleranceMs - (nextMs - nowMs)) / intervalMs + 1 + 1e-6);
-  return { allowed: true, arrivalMs: nextMs, remaining: Math.max(0, remaining), retryAfterMs: 0, resetMs: nextMs - nowMs };
+  return {
+    allowed: true,
+    arrivalMs: nextMs,
+    remaining: Math.max(0, remaining),
+    retryAfterMs: 0,
+    resetMs: nextMs - nowMs,
+  };
 }
