@@ -636,7 +636,7 @@ export type UsageWindow = Message<"unkey.metering.v1.UsageWindow"> & {
   final: boolean;
 
   /**
-   * sha256 of the window before in this series; empty for the first.
+   * sha256 of the window before in this series as it is serialized here; empty for the first.
    *
    * @generated from field: bytes previous_hash = 15;
    */
@@ -664,7 +664,7 @@ export const UsageWindowSchema: GenMessage<UsageWindow> = /*@__PURE__*/
  */
 export type WindowBatch = Message<"unkey.metering.v1.WindowBatch"> & {
   /**
-   * sha256 over host, epoch, minute and sequence, hex.
+   * sha256, hex, of host_id, log_epoch, minute_at_ms and batch_seq in decimal, joined by line feeds.
    *
    * @generated from field: string batch_id = 1;
    */
