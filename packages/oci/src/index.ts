@@ -1,1 +1,22 @@
-export {};
+export { type Digest, digestOf, isDigest, parseDigest, StreamingDigest, shortDigest } from "./digest.ts";
+export type { ImageConfig } from "./image-config.ts";
+export {
+  type FetchOptions,
+  type ImageSource,
+  type ResolvedImage,
+  type ResolvedManifest,
+  resolveImage,
+  resolveManifest,
+} from "./image-source.ts";
+export { type NumericUser, resolveUser } from "./image-user.ts";
+export type { LayerBlob } from "./layer/layer-stream.ts";
+export { defaultImageLimits, type ImageLimits } from "./layer/limits.ts";
+export { type AssembleOptions, assembleImage, type ImageFile, type ImageRunConfig } from "./layout/assemble-image.ts";
+export { exportLayoutArchive } from "./layout/export-archive.ts";
+export { importLayoutArchive } from "./layout/import-archive.ts";
+export { LayoutImage } from "./layout/layout-image.ts";
+export { formatPlatform, hostPlatform, type Platform } from "./platform.ts";
+export { formatImageReference, type ImageReference, parseImageReference } from "./reference.ts";
+export { type ImageOptions, RegistryClient, type RegistryClientOptions } from "./registry/registry-client.ts";
+export { isLoopback, type RegistryCredentials } from "./registry/registry-session.ts";
+export { type RootfsFacts, type WriteRootfsOptions, writeRootfs } from "./write-rootfs.ts";

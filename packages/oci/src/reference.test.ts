@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { isServiceError } from "@unkey/base";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { formatImageReference, parseImageReference } from "./reference.ts";
 
 const sha = `sha256:${"ab".repeat(32)}`;

@@ -44,13 +44,13 @@ export async function runTool(tool: Tool): Promise<void> {
   );
   const kill = (): void => void child.kill("SIGKILL");
   tool.signal.addEventListener("abort", kill, { once: true });
-  let inputError: unknown;
+  let inputError: Error | undefined;
   try {
     const input =
       tool.input === undefined ? Readable.from([]) : Readable.from(coalesced(tool.input), { objectMode: false });
     await pipeline(input, child.stdin);
   } catch (error) {
-    inputError = error;
+    inputError = error instanceof Error ? error : new Error(String(error));
   }
   const { code, killedBy, spawnError } = await closed;
   tool.signal.removeEventListener("abort", kill);

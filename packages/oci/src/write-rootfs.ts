@@ -53,15 +53,17 @@ export async function writeRootfs(options: WriteRootfsOptions): Promise<RootfsFa
     return file === undefined ? "" : Buffer.concat(captured.get(file) ?? []).toString("utf8");
   };
 
-  const directory = join(options.scratchDirectory, "rootfs");
+  const rootName = "rootfs";
+  const directory = join(options.scratchDirectory, rootName);
   try {
     const archive = treeArchive(plan, layers, {
+      rootName,
       limits,
       signal,
       onBytes: (bytes) => onProgress?.("extracting", bytes, plan.contentBytes),
       observe: new Map([...captured].map(([file, chunks]) => [file, (chunk) => chunks.push(Buffer.from(chunk))])),
     });
-    await unpackTree(archive, directory, signal);
+    await unpackTree(archive, options.scratchDirectory, signal);
     onProgress?.("writing", 0, plan.contentBytes);
     await makeErofs({
       sourceDirectory: directory,

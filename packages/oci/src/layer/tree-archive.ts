@@ -61,12 +61,14 @@ export function planTree(tree: MergedTree, layerCount: number, limits: ImageLimi
         specials.push({ path, node });
       }
     }
-    pending.push(...below.reverse());
+    pending.push(...below.toReversed());
   }
   return { directories, files, specials, hardLinks, newestMtimeNs, contentBytes };
 }
 
 export interface TreeArchiveOptions {
+  /** Name of the directory that the root becomes; every member's name starts with it. */
+  readonly rootName: ByteString;
   readonly limits: ImageLimits;
   readonly signal: AbortSignal;
   /** Called with the growing number of content bytes written. */
@@ -84,7 +86,8 @@ export async function* treeArchive(
   layers: readonly LayerBlob[],
   options: TreeArchiveOptions,
 ): AsyncGenerator<Buffer> {
-  for (const { path, node } of plan.directories) yield header(path === "" ? "./" : `./${path}/`, node);
+  const name = (path: ByteString): ByteString => (path === "" ? options.rootName : `${options.rootName}/${path}`);
+  for (const { path, node } of plan.directories) yield header(`${name(path)}/`, node);
   let contentBytes = 0;
   for (const [index, layer] of layers.entries()) {
     const wanted = new Map(plan.files[index]);
@@ -98,7 +101,7 @@ export async function* treeArchive(
         if (file === undefined) continue;
         wanted.delete(entry.ordinal);
         const observer = options.observe?.get(file.node);
-        yield header(`./${file.path}`, file.node);
+        yield header(name(file.path), file.node);
         for await (const chunk of reader.content()) {
           observer?.(chunk);
           contentBytes += chunk.length;
@@ -111,17 +114,17 @@ export async function* treeArchive(
       await reader.close();
     }
   }
-  for (const { path, node } of plan.specials) yield header(`./${path}`, node);
-  for (const { path, first, node } of plan.hardLinks) yield header(`./${path}`, node, `./${first}`);
+  for (const { path, node } of plan.specials) yield header(name(path), node);
+  for (const { path, first, node } of plan.hardLinks) yield header(name(path), node, name(first));
   yield tarEnd();
 }
 
-function header(name: ByteString, node: TreeNode, hardLinkTo?: ByteString): Buffer {
+function header(path: ByteString, node: TreeNode, hardLinkTo?: ByteString): Buffer {
   const special = node.kind === "char" || node.kind === "block";
   return tarHeader({
     ...node.metadata,
     type: hardLinkTo === undefined ? node.kind : "hardlink",
-    name,
+    name: path,
     linkName: hardLinkTo ?? (node.kind === "symlink" ? node.target : ""),
     sizeBytes: node.kind === "file" && hardLinkTo === undefined ? node.sizeBytes : 0,
     deviceMajor: special ? node.deviceMajor : 0,

@@ -1,9 +1,8 @@
-import { mkdir } from "node:fs/promises";
 import { ServiceError } from "@unkey/base";
 import { runTool } from "../run-tool.ts";
 
 /**
- * Writes a tree archive (see `treeArchive`) into a new directory with owners, modes, times, attributes, devices and hard
+ * Writes a tree archive (see `treeArchive`) below an existing private directory with owners, modes, times, attributes, devices and hard
  * links. Root only. GNU tar does the writing because Node can set no attribute and make no device. It is given nothing
  * hostile: the archive is one we made, in which every name is new, canonical and below real directories. `--keep-old-files`
  * makes it fail rather than replace or follow anything.
@@ -18,7 +17,6 @@ export async function unpackTree(
       nextStep: "Run builderd as root.",
     });
   }
-  await mkdir(directory, { mode: 0o700 });
   await runTool({
     command: "tar",
     package: "tar",
@@ -26,7 +24,7 @@ export async function unpackTree(
       "--extract",
       "--file=-",
       `--directory=${directory}`,
-      "--absolute-names", // symbolic links are made as they are; every member name starts with ./
+      "--absolute-names", // makes symbolic links as they are; no member name of ours is absolute
       "--keep-old-files",
       "--preserve-permissions",
       "--same-owner",

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { InvalidInput } from "../invalid-input.ts";
 import { tarOf } from "../testing/tar-fixture.ts";
 import { type TarEntry, TarReader } from "./tar-reader.ts";
@@ -52,8 +52,11 @@ test("what the writer writes the reader reads back, byte for byte, whatever the 
       fc.integer({ min: 1, max: 3000 }),
       async (headers, chunk) => {
         const archive = Buffer.concat([...headers.map(tarHeader), tarEnd()]);
-        const entries = (await readAll(archive, chunk)).map(({ entry: { ordinal: _, ...rest } }) => rest);
-        assert.deepEqual(entries, headers);
+        const entries = (await readAll(archive, chunk)).map(({ entry }) => ({ ...entry, ordinal: undefined }));
+        assert.deepEqual(
+          entries,
+          headers.map((header) => ({ ...header, ordinal: undefined })),
+        );
       },
     ),
     { numRuns: 300 },
@@ -155,7 +158,7 @@ for (const [name, archive, why] of [
 test("random bytes end in an entry list or in InvalidInput, never otherwise", async () => {
   const seed = tarOf([
     { name: "a", content: "hello" },
-    { name: `${"n".repeat(200)}`, content: "x".repeat(900) },
+    { name: "n".repeat(200), content: "x".repeat(900) },
   ]);
   await fc.assert(
     fc.asyncProperty(fc.array(fc.tuple(fc.nat(seed.length - 1), fc.nat(255)), { maxLength: 12 }), async (edits) => {

@@ -15,7 +15,7 @@ const typeflags: Readonly<Record<TarEntryType, string>> = {
   fifo: "6",
 };
 
-const isAscii = (text: ByteString): boolean => /^[\x01-\x7f]*$/.test(text);
+const isAscii = (text: ByteString): boolean => toBytes(text).every((byte) => byte < 0x80);
 
 /** The header block of an entry, behind a PAX header where ustar has no room for a value. */
 export function tarHeader(entry: TarHeader): Buffer {

@@ -1,0 +1,1 @@
+export { busyboxPath, busyboxTree, type HelloImageOptions, helloImage, needsBusybox } from "./hello-image.ts";
