@@ -1,0 +1,46 @@
+import { type App, AppSchema, AppStateSchema, ListAppsResponseSchema } from "@unkey/api/gateway";
+import type { ApiFlags } from "../../command.ts";
+import { openGateway } from "../../connection/open.ts";
+import type { CliContext } from "../../context.ts";
+import { type LimitFlag, noteMore } from "../../paging.ts";
+import { enumWord, printJson } from "../../render/messages.ts";
+import { age } from "../../render/quantities.ts";
+import { renderTable } from "../../render/table.ts";
+import { plain } from "../../render/terminal.ts";
+
+export async function listApps(context: CliContext, flags: ApiFlags & LimitFlag, app?: string): Promise<void> {
+  using gateway = openGateway(context, flags);
+  if (app !== undefined) {
+    const found = await gateway.call((options) => gateway.client.getApp({ app }, options));
+    if (flags.json) printJson(context, AppSchema, found);
+    else printApps(context, [found]);
+    return;
+  }
+  const page = await gateway.call((options) => gateway.client.listApps({ pageSize: flags.limit }, options));
+  if (flags.json) return printJson(context, ListAppsResponseSchema, page);
+  if (page.apps.length === 0) context.out.write("No apps yet. Deploy one: unkey deploy <image>\n");
+  else printApps(context, page.apps);
+  noteMore(context, page.nextPageToken, flags.limit);
+}
+
+export function printApps(context: CliContext, apps: readonly App[]): void {
+  const columns = [
+    { title: "APP" },
+    { title: "STATE" },
+    { title: "VMS", align: "right" },
+    { title: "URL" },
+    { title: "IMAGE", shrinks: true },
+    { title: "AGE", align: "right" },
+  ] as const;
+  const rows = apps.map((app) => ({
+    cells: [
+      plain(app.name),
+      enumWord(AppStateSchema, app.state),
+      String(app.vmIds.length),
+      plain(app.url) || "-",
+      plain(app.image) || "-",
+      age(app.createdAtMs, context.clock.nowMs()),
+    ],
+  }));
+  context.out.write(renderTable(context.out, columns, rows));
+}

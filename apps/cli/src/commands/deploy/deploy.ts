@@ -1,0 +1,111 @@
+import { randomUUID } from "node:crypto";
+import { resolve } from "node:path";
+import { create } from "@bufbuild/protobuf";
+import { CreateDeploymentRequestSchema, type Deployment, DeploymentSchema } from "@unkey/api/gateway";
+import type { ApiFlags } from "../../command.ts";
+import type { Gateway } from "../../connection/gateway.ts";
+import { openGateway } from "../../connection/open.ts";
+import type { CliContext } from "../../context.ts";
+import { mergeEnv, parseEnvFlag, readEnvFile } from "../../deploy/env-vars.ts";
+import { detachedHint, followDeployment } from "../../deploy/follow.ts";
+import { type ImageSource, imageSource } from "../../deploy/image-source.ts";
+import { type ResourceFlags, resourcesOf } from "../../deploy/resources.ts";
+import { uploadImage } from "../../deploy/upload.ts";
+import { usageFailure } from "../../failure.ts";
+import { readSecret } from "../../read-secret.ts";
+import { printJson } from "../../render/messages.ts";
+import { duration } from "../../render/quantities.ts";
+import { type Step, StepList } from "../../render/step-list.ts";
+import { styled } from "../../render/terminal.ts";
+
+type DeployFlags = ApiFlags &
+  ResourceFlags & {
+    readonly app?: string;
+    readonly env?: readonly string[];
+    readonly envFile?: readonly string[];
+    readonly port?: number;
+    readonly vms?: number;
+    readonly command?: readonly string[];
+    readonly healthPath?: string;
+    readonly healthDeadline?: number;
+    readonly registryUser?: string;
+    readonly insecureRegistry: boolean;
+    readonly detach: boolean;
+  };
+
+/** Uploads what is local, asks for the deployment once, and shows it to its end. */
+export async function deploy(context: CliContext, flags: DeployFlags, image: string): Promise<void> {
+  const startedAtMs = context.clock.nowMs();
+  const source = imageSource(image, context.cwd);
+  const request = await requestOf(context, flags, source);
+  using gateway = openGateway(context, flags);
+  using steps = new StepList(flags.json ? silent : context.out, () => context.clock.nowMs(), {
+    nameWidth: "upload".length,
+  });
+  const before: Step[] = [];
+  if (source.kind !== "reference") {
+    const upload = await uploadImage(gateway, source, context.clock, (step) => steps.update([step]));
+    before.push(upload.step);
+    request.image = { source: { case: "uploadId", value: upload.uploadId } };
+  }
+  const deployment = await createOnce(gateway, create(CreateDeploymentRequestSchema, request));
+  if (flags.detach) {
+    if (flags.json) printJson(context, DeploymentSchema, deployment);
+    else context.out.write(`${deployment.deploymentId}\n${detachedHint(deployment.deploymentId)}\n`);
+    return;
+  }
+  const done = await followDeployment(context, gateway, deployment.deploymentId, { json: flags.json, steps, before });
+  if (flags.json) return;
+  steps[Symbol.dispose]();
+  const took = duration(context.clock.nowMs() - startedAtMs);
+  context.out.write(`\n${done.app} serves after ${took} at ${styled(context.out, "bold", done.url)}\n`);
+}
+
+/** One key for all tries of this invocation: however often the request arrives, there is one deployment. */
+function createOnce(
+  gateway: Gateway,
+  request: Parameters<Gateway["client"]["createDeployment"]>[0],
+): Promise<Deployment> {
+  const headers = { "idempotency-key": randomUUID() };
+  return gateway.call((options) => gateway.client.createDeployment(request, { ...options, headers }), "patient");
+}
+
+async function requestOf(context: CliContext, flags: DeployFlags, source: ImageSource) {
+  const { app = "", port = 0, healthPath, healthDeadline = 0, insecureRegistry } = flags;
+  const files = (flags.envFile ?? []).map((path) => readEnvFile(resolve(context.cwd, path)));
+  const resources = resourcesOf(flags);
+  return {
+    app,
+    image: imageOf(source),
+    env: mergeEnv(
+      ...files,
+      (flags.env ?? []).map((input) => parseEnvFlag(input, context.env)),
+    ),
+    port,
+    argv: [...(flags.command ?? [])],
+    insecureRegistry,
+    vmCount: flags.vms ?? 0,
+    ...(resources === undefined ? {} : { resources }),
+    ...(healthPath === undefined && healthDeadline === 0
+      ? {}
+      : { healthCheck: { httpPath: healthPath ?? "", deadlineMs: healthDeadline * 1000 } }),
+    ...(flags.registryUser === undefined
+      ? {}
+      : { credentials: await credentialsOf(context, flags.registryUser, source) }),
+  };
+}
+
+function imageOf(source: ImageSource): { source: { case: "reference" | "uploadId"; value: string } } {
+  return { source: { case: "reference", value: source.kind === "reference" ? source.reference : "" } };
+}
+
+async function credentialsOf(context: CliContext, username: string, source: ImageSource) {
+  if (source.kind !== "reference") {
+    throw usageFailure("--registry-user is for an image in a registry", "Leave it out for a local image.");
+  }
+  const password = context.env["UNKEY_REGISTRY_PASSWORD"] ?? (await readSecret(context, `Password of ${username}`));
+  return { username, password };
+}
+
+/** With --json the stream itself is the progress. */
+const silent = { write: () => undefined, live: false, columns: 80, color: false };

@@ -1,0 +1,15 @@
+import { DeploymentSchema, DeploymentStateSchema } from "@unkey/api/gateway";
+import type { ApiFlags } from "../../command.ts";
+import { openGateway } from "../../connection/open.ts";
+import type { CliContext } from "../../context.ts";
+import { enumWord, printJson } from "../../render/messages.ts";
+
+export async function cancelDeployment(context: CliContext, flags: ApiFlags, deploymentId: string): Promise<void> {
+  using gateway = openGateway(context, flags);
+  const deployment = await gateway.call((options) => gateway.client.cancelDeployment({ deploymentId }, options));
+  if (flags.json) printJson(context, DeploymentSchema, deployment);
+  else
+    context.out.write(
+      `${deploymentId} is ${enumWord(DeploymentStateSchema, deployment.state)}; what it made is undone.\n`,
+    );
+}
