@@ -5,7 +5,16 @@
  */
 import { execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -96,12 +105,19 @@ function installNpmPackages() {
     console.error(`npm ci failed; see above. Mend it and run npm run ${name} again.`);
     process.exit(1);
   }
+  linkPinnedNode();
   mkdirSync(dirname(stamp), { recursive: true });
   writeFileSync(stamp, lock);
 }
 
 function pinnedNode() {
   return join(root, "node_modules/.bin/node");
+}
+
+/** npm 9, which Debian 12 ships, leaves out the link to a program named `node`. */
+function linkPinnedNode() {
+  const program = `../node-linux-${process.arch}/bin/node`;
+  if (!existsSync(pinnedNode())) symlinkSync(program, pinnedNode());
 }
 
 function isOnPath(binary) {
