@@ -35,7 +35,7 @@ export interface DaemonContext {
   /** Aborted as soon as a stop is asked for: refuse new work, end open-ended streams. */
   readonly stopping: AbortSignal;
   /** Makes a listening address known: in `/health`, in the log and in the address file. */
-  announce(name: string, host: string, port: number): void;
+  readonly announce: (name: string, host: string, port: number) => void;
 }
 
 /** Reads a service's own settings; the kit adds its own and refuses unknown ones. */
