@@ -258,6 +258,21 @@ export const errorCatalogue = {
     code: "failed_precondition",
     nextStep: "Make the health path answer below 500 within the deadline, or deploy with another path.",
   },
+  // The meter (services/billaged)
+  METER_LOG_FULL: {
+    code: "resource_exhausted",
+    nextStep: "Bring the billing aggregator back, or raise UNKEY_BILLAGED_LOG_LIMIT on the host.",
+  },
+  METER_LOG_FAILED: { code: "unavailable", nextStep: "Check the disk that holds billaged's data directory." },
+  STALE_HOST_EPOCH: {
+    code: "failed_precondition",
+    nextStep: "Stop the older metald: one host has one at a time.",
+  },
+  SERIES_ENDED: { code: "failed_precondition", nextStep: "Start the VM as a new incarnation." },
+  SERIES_CONFLICT: {
+    code: "already_exists",
+    nextStep: "Announce the incarnation exactly as before, or start a new one.",
+  },
 } as const satisfies Record<string, CatalogueEntry>;
 
 export type ErrorReason = keyof typeof errorCatalogue;

@@ -108,9 +108,12 @@ export class Meter {
   /** Takes a fact; yields the batches that it completes, in order. */
   apply(fact: Fact): WindowBatch[] {
     switch (fact.kind) {
-      case "started":
-        this.#open(fromSeriesMessage(fact.series), fromSampleMessage(fact.baseline));
+      case "started": {
+        const baseline = fromSampleMessage(fact.baseline);
+        this.#open(fromSeriesMessage(fact.series), baseline);
+        this.#tellTime(this.#host(fact.series.hostId), baseline.atMs);
         return [];
+      }
       case "stopped":
         return this.#end(fact);
       case "frame":
@@ -184,13 +187,21 @@ export class Meter {
     return this.#batches(host, windowStartOf(Math.max(0, series.openFromMs - 1)), windows);
   }
 
+  /** True when the host's time, moved on to `atMs`, would close a minute. */
+  closesMinute(hostId: string, atMs: number): boolean {
+    const host = this.#hosts.get(hostId);
+    return host !== undefined && windowStartOf(atMs - graceMs) > host.closedThroughMs;
+  }
+
+  #tellTime(host: Host, atMs: number): void {
+    host.watermarkMs = Math.max(host.watermarkMs, atMs);
+    // A host's first fact only tells where its minutes begin.
+    if (host.closedThroughMs === 0) host.closedThroughMs = windowStartOf(atMs);
+  }
+
   /** Moves the host's time on; closes and publishes the minutes that lie behind it. */
   #advance(host: Host, atMs: number): WindowBatch[] {
-    host.watermarkMs = Math.max(host.watermarkMs, atMs);
-    if (host.closedThroughMs === 0) {
-      const beginnings = [...host.series.values()].flat().map((series) => series.openFromMs);
-      host.closedThroughMs = windowStartOf(Math.min(atMs, ...beginnings));
-    }
+    this.#tellTime(host, atMs);
     const limitMs = windowStartOf(host.watermarkMs - graceMs);
     if (limitMs <= host.closedThroughMs) return [];
     host.closedThroughMs = limitMs;
