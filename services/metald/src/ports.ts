@@ -1,11 +1,76 @@
+import type { HostId, TenantId, VmId } from "@unkey/base";
+import type { Capacity, Resources } from "./domain/capacity.ts";
+import type { Sample, Series, SeriesKey } from "./domain/sample.ts";
 import type { SlotIdentity } from "./domain/slot-identity.ts";
+import type { Vm, VmPatch } from "./domain/vm.ts";
 
-/** What a hypervisor process and its guest need to know about their network. */
-export interface VmNetwork {
-  readonly netns: string;
-  readonly tap: string;
-  readonly guestAddress: string;
-  readonly guestMac: string;
+/** A wish for a VM, as the store takes it. */
+export type Admission = Pick<
+  Vm,
+  | "id"
+  | "tenantId"
+  | "appId"
+  | "deploymentId"
+  | "specHash"
+  | "spec"
+  | "vcpuCount"
+  | "memoryBytes"
+  | "diskBytes"
+  | "rootfsAssetId"
+  | "createdAtMs"
+>;
+
+export interface ListQuery {
+  /** Undefined: every tenant's. */
+  readonly tenantId: TenantId | undefined;
+  readonly appId: string | undefined;
+  readonly includeDeleted: boolean;
+  /** Only VMs older than this one. */
+  readonly before: { readonly createdAtMs: number; readonly id: string } | undefined;
+  readonly limit: number;
+}
+
+/** The VMs of this host, durably. */
+export interface VmStore {
+  fact(name: string): Promise<string | undefined>;
+  setFact(name: string, value: string): Promise<void>;
+  hostId(): Promise<HostId>;
+  nextEpoch(): Promise<number>;
+  /**
+   * Takes room and a slot for a new VM, or finds the one that the same wish made before, in one transaction. Throws
+   * VM_ID_REUSED, VM_TOO_LARGE, HOST_FULL or HOST_ADDRESSES_EXHAUSTED.
+   */
+  admit(admission: Admission, capacity: Capacity, lastSlot: number): Promise<{ vm: Vm; isNew: boolean }>;
+  /** Yields the VM as it is then. A slot that is taken away rests before it is given again. */
+  update(vm: Vm, patch: VmPatch, nowMs: number): Promise<Vm>;
+  get(id: VmId): Promise<Vm | undefined>;
+  /** All that are not deleted, oldest first. */
+  alive(): Promise<Vm[]>;
+  /** Newest first. */
+  list(query: ListQuery): Promise<Vm[]>;
+  /** What the VMs that are not deleted take, hypervisors included. */
+  taken(): Promise<Resources & { readonly vmCount: number }>;
+  /** 0 when no VM has one. */
+  highestSlot(): Promise<number>;
+}
+
+/** Begins and ends of incarnations that billaged has to hear of, durably. */
+export interface SeriesStore {
+  /** A repeat keeps the first baseline. */
+  begin(key: SeriesKey, baseline: Sample): Promise<Series>;
+  /** Undefined before the begin, and after billaged has confirmed the end. */
+  get(vmId: VmId, incarnation: number): Promise<Series | undefined>;
+  /** The first final sample stays. */
+  finish(vmId: VmId, incarnation: number, final: Sample): Promise<void>;
+  confirmStart(vmId: VmId, incarnation: number): Promise<void>;
+  confirmStop(vmId: VmId, incarnation: number): Promise<void>;
+  /** Of incarnations that have not ended. */
+  unconfirmedStarts(): Promise<Series[]>;
+  unconfirmedStops(): Promise<Series[]>;
+}
+
+/** What a guest is told about its network beside its own address. */
+export interface GuestNetworkSettings {
   /** Reached through the tap, outside the guest's own /32. */
   readonly gateway: string;
   readonly resolvers: readonly string[];
@@ -13,11 +78,19 @@ export interface VmNetwork {
 
 /** Networks of VMs, by slot. Every verb may be repeated. */
 export interface Networks {
-  /** Makes the slot's network complete and open for no process yet; an unfinished one is made anew. */
-  ensure(identity: SlotIdentity): Promise<VmNetwork>;
+  readonly active: boolean;
+  /** Which kind, or why none. */
+  readonly detail: string;
+  readonly guestSettings: GuestNetworkSettings;
+  /** Makes the slot's network complete; an unfinished one is made anew. */
+  ensure(identity: SlotIdentity): Promise<void>;
+  /** What the hypervisor attaches to; undefined where VMs have no network. */
+  attachment(identity: SlotIdentity): { readonly netns: string; readonly tap: string } | undefined;
   remove(identity: SlotIdentity): Promise<void>;
   /** Slots of this instance that the host holds anything of. */
   present(): Promise<number[]>;
+  /** Processes inside a slot's netns. */
+  processes(identity: SlotIdentity): Promise<number[]>;
 }
 
 export interface CgroupLimits {
@@ -38,8 +111,9 @@ export interface Cgroups {
   readonly active: boolean;
   /** Which kind, or why none. */
   readonly detail: string;
-  /** Yields the cgroup.procs files that the VM's process has to join; none where the host has no cgroups. */
-  ensure(vmId: string, limits: CgroupLimits): Promise<string[]>;
+  ensure(vmId: string, limits: CgroupLimits): Promise<void>;
+  /** The cgroup.procs files that the VM's process has to join; none where the host has no cgroups. */
+  procsPaths(vmId: string): string[];
   /** Undefined where the host has no cgroups. */
   counterFiles(vmId: string): CounterFiles | undefined;
   /** Waits a little for exiting processes; a group with a living one stays and is an error. */
@@ -74,9 +148,35 @@ export interface HostReading {
   readonly netOutBytes: number;
 }
 
+/** Opens the counters of VMs. */
+export interface CounterSource {
+  /** While the VM's process lives. */
+  ofProcess(vmId: VmId, pid: number, layerPath: string): HostCounters;
+  /** After the process has ended while nobody watched. */
+  ofRemains(vmId: VmId, identity: SlotIdentity, layerPath: string): Promise<HostCounters>;
+}
+
 /** One VM's counters, held open. */
 export interface HostCounters {
   /** Synchronous and without a process: called ten times a second for every VM. */
   read(): HostReading;
   close(): void;
+}
+
+/** Where VMs get their kernels and file systems from. */
+export interface Assets {
+  /** Places `kernel`, `initrd` and `rootfs` into `dir` under a lease. The same VM again gets the same lease. */
+  stage(request: StageRequest, signal: AbortSignal): Promise<{ readonly leaseId: string }>;
+  renew(tenantId: TenantId, leaseId: string, signal: AbortSignal): Promise<void>;
+  release(tenantId: TenantId, leaseId: string, signal: AbortSignal): Promise<void>;
+}
+
+export interface StageRequest {
+  readonly tenantId: TenantId;
+  readonly vmId: VmId;
+  readonly rootfsAssetId: string;
+  /** Empty for the host's default. */
+  readonly kernelAssetId: string;
+  readonly initrdAssetId: string;
+  readonly dir: string;
 }

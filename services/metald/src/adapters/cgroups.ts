@@ -37,12 +37,15 @@ export class LinuxCgroups implements Cgroups {
     return cgroups;
   }
 
-  async ensure(vmId: string, limits: CgroupLimits): Promise<string[]> {
+  async ensure(vmId: string, limits: CgroupLimits): Promise<void> {
     for (const { root, settings } of this.#layout?.hierarchies ?? []) {
       const dir = `${root}/${this.#parent}/${vmId}`;
       await mkdir(dir, { recursive: true });
       for (const [file, value] of settings(limits)) await writeFile(`${dir}/${file}`, value);
     }
+  }
+
+  procsPaths(vmId: string): string[] {
     return this.#dirs(vmId).map((dir) => `${dir}/cgroup.procs`);
   }
 

@@ -55,13 +55,13 @@ test("a routed network counts as taken", { skip }, async () => {
 
 test("sets up, repeats, completes what a crash left half, and removes everything", { skip }, async () => {
   const slot = slotIdentity(bed.instance, 7);
-  const made = await bed.networks.ensure(slot);
-  assert.deepEqual(await bed.networks.ensure(slot), made);
+  await bed.networks.ensure(slot);
+  await bed.networks.ensure(slot);
   assert.deepEqual(await bed.networks.present(), [7]);
   // Losing the inside of the netns is what a crash in the middle looks like.
   await runCommand("ip", ["-netns", slot.netns, "link", "delete", "tap0"]);
   await runCommand("ip", ["link", "set", slot.hostLink, "alias", "unkey:half"]);
-  assert.deepEqual(await bed.networks.ensure(slot), made);
+  await bed.networks.ensure(slot);
   const taps = await runCommand("ip", ["-netns", slot.netns, "-json", "tuntap", "show"]);
   assert.match(taps, new RegExp(`"ifname":"tap0".*"user":${slot.uid}`));
   await bed.networks.remove(slot);

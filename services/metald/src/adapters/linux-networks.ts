@@ -12,7 +12,7 @@ import {
 } from "../domain/network-rules.ts";
 import { hostLinkPrefix, netnsPrefix, type SlotIdentity, slotInName } from "../domain/slot-identity.ts";
 import { formatAddress, hostAddress, overlaps, parseAddress, type Subnet, sizeOf } from "../domain/subnet.ts";
-import type { Networks, VmNetwork } from "../ports.ts";
+import type { GuestNetworkSettings, Networks } from "../ports.ts";
 import { CommandFailed, runCommand } from "./run-command.ts";
 
 const netnsDir = "/run/netns";
@@ -84,11 +84,15 @@ export function isTaken(subnet: Subnet, routed: readonly Subnet[]): boolean {
  * there is no bridge and no broadcast domain that two VMs share. Slots are set up by three `ip`/`nft` processes.
  */
 export class LinuxNetworks implements Networks {
+  readonly active = true;
+  readonly detail = "a netns, tap and routed link per VM, filtered by nftables";
+  readonly guestSettings: GuestNetworkSettings;
   readonly #rules: HostRules;
   readonly #hostSideAddress: string;
 
   private constructor(rules: HostRules) {
     this.#rules = rules;
+    this.guestSettings = { gateway: guestGateway, resolvers: rules.resolvers };
     this.#hostSideAddress = formatAddress(hostAddress(rules.subnet));
   }
 
@@ -98,25 +102,20 @@ export class LinuxNetworks implements Networks {
     return new LinuxNetworks(rules);
   }
 
-  async ensure(identity: SlotIdentity): Promise<VmNetwork> {
-    if (!(await isComplete(identity))) {
-      await this.remove(identity);
-      await runCommand("ip", ["-batch", "-"], { input: hostLinkCommands(identity, this.#hostSideAddress) });
-      await runCommand("ip", ["-netns", identity.netns, "-batch", "-"], {
-        input: netnsCommands(identity, this.#hostSideAddress),
-      });
-      const inside = [`--net=${netnsDir}/${identity.netns}`, "sh", "-c", forwardAndFilter];
-      await runCommand("nsenter", inside, { input: tapRules(identity) });
-      await writeFile(`${linksDir}/${identity.hostLink}/ifalias`, completeAlias);
-    }
-    return {
-      netns: identity.netns,
-      tap: tapName,
-      guestAddress: identity.guestAddress,
-      guestMac: identity.guestMac,
-      gateway: guestGateway,
-      resolvers: this.#rules.resolvers,
-    };
+  async ensure(identity: SlotIdentity): Promise<void> {
+    if (await isComplete(identity)) return;
+    await this.remove(identity);
+    await runCommand("ip", ["-batch", "-"], { input: hostLinkCommands(identity, this.#hostSideAddress) });
+    await runCommand("ip", ["-netns", identity.netns, "-batch", "-"], {
+      input: netnsCommands(identity, this.#hostSideAddress),
+    });
+    const inside = [`--net=${netnsDir}/${identity.netns}`, "sh", "-c", forwardAndFilter];
+    await runCommand("nsenter", inside, { input: tapRules(identity) });
+    await writeFile(`${linksDir}/${identity.hostLink}/ifalias`, completeAlias);
+  }
+
+  attachment(identity: SlotIdentity): { readonly netns: string; readonly tap: string } {
+    return { netns: identity.netns, tap: tapName };
   }
 
   async remove(identity: SlotIdentity): Promise<void> {
@@ -125,6 +124,15 @@ export class LinuxNetworks implements Networks {
     if ((await names(linksDir)).includes(identity.hostLink)) lines.push(`link delete ${identity.hostLink}`);
     if ((await names(netnsDir)).includes(identity.netns)) lines.push(`netns delete ${identity.netns}`);
     if (lines.length > 0) await runCommand("ip", ["-force", "-batch", "-"], { input: `${lines.join("\n")}\n` });
+  }
+
+  async processes(identity: SlotIdentity): Promise<number[]> {
+    if (!(await names(netnsDir)).includes(identity.netns)) return [];
+    const pids = await runCommand("ip", ["netns", "pids", identity.netns]);
+    return pids
+      .split("\n")
+      .filter((line) => line !== "")
+      .map(Number);
   }
 
   async present(): Promise<number[]> {

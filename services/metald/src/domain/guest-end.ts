@@ -1,0 +1,30 @@
+import { constants } from "node:os";
+import type { GuestReport, VmEnd } from "@unkey/vmm";
+import type { Exit, Failure } from "./vm.ts";
+
+const signalNames = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
+
+/** How the program ended, in the guest's words where it had any. */
+export function exitOf(report: GuestReport, end: VmEnd | undefined): Exit {
+  const { exited } = report;
+  if (exited === undefined) return { unknownBecause: end ? describe(end) : "the VM's process was gone" };
+  if ("code" in exited) return { code: exited.code };
+  return { signal: signalNames.get(exited.signal) ?? `SIG${exited.signal}` };
+}
+
+/** Why a VM that nobody stopped is over, if that is a failure: undefined after a program that ended by itself. */
+export function failureOf(report: GuestReport, end: VmEnd | undefined): Omit<Failure, "lastLines"> | undefined {
+  if (report.failed) {
+    const { step, reason } = report.failed;
+    return { reason: "GUEST_FAILED", message: step === "app" ? reason : `the guest failed at "${step}": ${reason}` };
+  }
+  if (report.exited) return undefined;
+  if (end?.by === "guest") {
+    return { reason: "GUEST_CRASHED", message: `the guest ended before its program did (${end.reason})` };
+  }
+  return { reason: "VM_DIED", message: `the VM's hypervisor process ended (${end?.reason ?? "unknown"})` };
+}
+
+function describe(end: VmEnd): string {
+  return end.by === "guest" ? `the guest ended without a word (${end.reason})` : `the VM was ended (${end.reason})`;
+}

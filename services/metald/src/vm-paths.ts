@@ -1,0 +1,30 @@
+import { join } from "node:path";
+
+/** The files of one VM. */
+export interface VmPaths {
+  /** Owned by root; everybody may pass through it, nobody else may list it. */
+  readonly dir: string;
+  readonly assetsDir: string;
+  readonly kernel: string;
+  readonly initrd: string;
+  readonly rootfs: string;
+  readonly layer: string;
+  readonly config: string;
+  /** The only folder that the VM's user can write: the hypervisor's sockets and logs. */
+  readonly runDir: string;
+}
+
+export function vmPaths(vmsDir: string, vmId: string): VmPaths {
+  const dir = join(vmsDir, vmId);
+  const assetsDir = join(dir, "assets");
+  return {
+    dir,
+    assetsDir,
+    kernel: join(assetsDir, "kernel"),
+    initrd: join(assetsDir, "initrd"),
+    rootfs: join(assetsDir, "rootfs"),
+    layer: join(dir, "upper.ext4"),
+    config: join(dir, "config.img"),
+    runDir: join(dir, "run"),
+  };
+}
