@@ -24,5 +24,6 @@ export {
   type MemoryVerb,
 } from "./memory-hypervisor.ts";
 export type { MemoryGuest, MemoryMachine } from "./memory-machine.ts";
+export { QemuHypervisor, type QemuHypervisorOptions } from "./qemu-hypervisor.ts";
 export { untilVm } from "./until.ts";
 export type { VmProcessState } from "./vm-process-state.ts";

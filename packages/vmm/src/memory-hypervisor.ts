@@ -1,5 +1,6 @@
 import { rmSync, statSync } from "node:fs";
 import { type Clock, ServiceError, systemClock } from "@unkey/base";
+import { abortable } from "./abortable.ts";
 import {
   type Hypervisor,
   type HypervisorCapabilities,
@@ -116,7 +117,7 @@ export class MemoryHypervisor implements Hypervisor {
 
   #running(dir: string): MemoryMachine | undefined {
     const machine = this.#machines.get(dir);
-    return machine?.state === "gone" ? undefined : machine;
+    return machine?.status.state === "gone" ? undefined : machine;
   }
 
   #handle(machine: MemoryMachine): VmProcess {
@@ -133,9 +134,7 @@ export class MemoryHypervisor implements Hypervisor {
     const fault = this.#faults.get(verb)?.shift();
     if (fault === undefined) return effect();
     if (fault.kind === "hang") {
-      return new Promise<never>((_resolve, reject) => {
-        signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-      });
+      return abortable(new Promise<never>(() => undefined), signal);
     }
     if (fault.kind === "late") {
       const result = effect();

@@ -1,8 +1,10 @@
 import { appendFileSync } from "node:fs";
-import { type Clock, nextState, ServiceError, systemClock } from "@unkey/base";
-import { type AppExit, foldControlLine, type GuestReport } from "./guest-report.ts";
-import { type BlockCounters, type DriveId, type VmEnd, type VmEvent, type VmRecord, vmFiles } from "./hypervisor.ts";
-import { type VmProcessEvent, type VmProcessState, vmProcessTransitions } from "./vm-process-state.ts";
+import { type Clock, systemClock } from "@unkey/base";
+import { readControlLog } from "./control-log.ts";
+import type { AppExit } from "./guest-report.ts";
+import { type BlockCounters, type DriveId, type VmEnd, type VmRecord, vmFiles } from "./hypervisor.ts";
+import type { VmProcessEvent } from "./vm-process-state.ts";
+import { VmStatus } from "./vm-status.ts";
 
 /** What the guest of one machine does with its life. */
 export interface MemoryGuest {
@@ -28,14 +30,11 @@ type MutableCounters = { -readonly [K in keyof BlockCounters]: BlockCounters[K] 
 /** One simulated monitor process with its guest. What falls due while the guest is frozen happens when it runs again. */
 export class MemoryMachine {
   readonly record: VmRecord;
+  readonly status = new VmStatus();
   readonly #clock: Clock;
   readonly #guest: MemoryGuest;
-  readonly #listeners = new Set<(event: VmEvent) => void>();
   readonly #counters: Record<DriveId, MutableCounters>;
   readonly #life = new AbortController();
-  #state: VmProcessState = "created";
-  #report: GuestReport = {};
-  #end: VmEnd | undefined;
   #thawed: PromiseWithResolvers<void> | undefined;
 
   constructor(record: VmRecord, options: { readonly clock: Clock; readonly guest: Partial<MemoryGuest> }) {
@@ -48,54 +47,30 @@ export class MemoryMachine {
   /** A machine of which only the record is left. */
   static lost(record: VmRecord): MemoryMachine {
     const machine = new MemoryMachine(record, { clock: systemClock, guest: {} });
+    for (const line of readControlLog(vmFiles(record.dir).controlLog)) machine.status.addControlLine(line);
     machine.die();
     return machine;
-  }
-
-  get state(): VmProcessState {
-    return this.#state;
-  }
-
-  get report(): GuestReport {
-    return this.#report;
-  }
-
-  get end(): VmEnd | undefined {
-    return this.#end;
   }
 
   get counters(): readonly BlockCounters[] {
     return Object.values(this.#counters).map((counters) => ({ ...counters }));
   }
 
-  subscribe(listener: (event: VmEvent) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
-  }
-
   /** Applies `event` or throws VM_STATE_CONFLICT (VM_GONE when there is no process). */
-  apply(event: VmProcessEvent): void {
-    const next = nextState<VmProcessState, VmProcessEvent>(vmProcessTransitions, this.#state, event);
-    if (next === undefined) {
-      if (this.#state === "gone") throw new ServiceError("VM_GONE", "the monitor process of this VM has ended");
-      throw new ServiceError("VM_STATE_CONFLICT", `a VM that is ${this.#state} cannot ${event}`);
-    }
-    this.#state = next;
-    if (next === "running") {
-      this.#thawed?.resolve();
-      this.#thawed = undefined;
-    } else if (next === "paused") {
+  apply(event: Exclude<VmProcessEvent, "end" | "exit">): void {
+    this.status.demand(event);
+    this.status.apply(event);
+    if (event === "pause") {
       this.#thawed = Promise.withResolvers();
     } else {
-      this.#life.abort();
+      this.#thaw();
     }
-    this.#emit({ type: "state", state: next });
     if (event === "boot") this.#live(() => this.#bootGuest());
   }
 
   /** The request to stop reaches the init. */
   requestStop(graceMs: number): void {
-    if (this.#guest.onStop === "ignore-init" || this.#report.stopping) return;
+    if (this.#guest.onStop === "ignore-init" || this.status.guest.stopping) return;
     const { onStop } = this.#guest;
     this.say({ type: "stopping" });
     this.#live(async () => {
@@ -112,12 +87,12 @@ export class MemoryMachine {
 
   /** The monitor process is killed from outside. */
   die(): void {
-    this.#finish({ by: "monitor", reason: "process-died" });
+    this.#finish("exit", { by: "monitor", reason: "process-died" });
   }
 
   /** The monitor process is asked to end. */
   quit(): void {
-    this.#finish({ by: "monitor", reason: "host-qmp-quit" });
+    this.#finish("exit", { by: "monitor", reason: "host-qmp-quit" });
   }
 
   /** Counts disk traffic, as if the guest had caused it. */
@@ -134,10 +109,7 @@ export class MemoryMachine {
   say(message: Readonly<Record<string, unknown>>): void {
     const line = JSON.stringify(message);
     appendFileSync(vmFiles(this.record.dir).controlLog, `${line}\n`);
-    const report = foldControlLine(this.#report, line);
-    if (report === this.#report) return;
-    this.#report = report;
-    this.#emit({ type: "guest", report });
+    this.status.addControlLine(line);
   }
 
   async #bootGuest(): Promise<void> {
@@ -159,14 +131,18 @@ export class MemoryMachine {
 
   #powerOff(): void {
     this.addIo("upper", { writeBytes: 4096n, writeOperations: 1n, flushOperations: 1n });
-    this.#end = { by: "guest", reason: "guest-shutdown" };
-    this.apply("end");
+    this.#finish("end", { by: "guest", reason: "guest-shutdown" });
   }
 
-  #finish(end: VmEnd): void {
-    if (this.#state === "gone") return;
-    this.#end ??= end;
-    this.apply("exit");
+  #finish(event: "end" | "exit", end: VmEnd): void {
+    this.status.finish(event, end);
+    this.#life.abort();
+    this.#thaw();
+  }
+
+  #thaw(): void {
+    this.#thawed?.resolve();
+    this.#thawed = undefined;
   }
 
   /** Lets guest time pass: `ms`, and as long as the machine is frozen. */
@@ -181,10 +157,6 @@ export class MemoryMachine {
     part().catch((error: unknown) => {
       if (!this.#life.signal.aborted) throw error;
     });
-  }
-
-  #emit(event: VmEvent): void {
-    for (const listener of this.#listeners) listener(event);
   }
 }
 

@@ -1,4 +1,3 @@
-import { ServiceError } from "@unkey/base";
 import type { GuestReport } from "./guest-report.ts";
 import type { BlockCounters, VmEnd, VmEvent, VmProcess, VmRecord } from "./hypervisor.ts";
 import type { MemoryVerb } from "./memory-hypervisor.ts";
@@ -23,19 +22,19 @@ export class MemoryVm implements VmProcess {
   }
 
   get state(): VmProcessState {
-    return this.#machine.state;
+    return this.#machine.status.state;
   }
 
   get guest(): GuestReport {
-    return this.#machine.report;
+    return this.#machine.status.guest;
   }
 
   get end(): VmEnd | undefined {
-    return this.#machine.end;
+    return this.#machine.status.end;
   }
 
   subscribe(listener: (event: VmEvent) => void): () => void {
-    const unsubscribe = this.#machine.subscribe(listener);
+    const unsubscribe = this.#machine.status.subscribe(listener);
     this.#unsubscribers.add(unsubscribe);
     return () => {
       this.#unsubscribers.delete(unsubscribe);
@@ -57,18 +56,14 @@ export class MemoryVm implements VmProcess {
 
   async requestShutdown({ graceMs }: { readonly graceMs: number }, signal: AbortSignal): Promise<void> {
     await this.#perform("requestShutdown", signal, () => {
-      const { state } = this.#machine;
-      if (state === "gone") throw new ServiceError("VM_GONE", "the monitor process of this VM has ended");
-      if (state !== "running") throw new ServiceError("VM_STATE_CONFLICT", `a VM that is ${state} cannot shut down`);
+      this.#machine.status.demandRunning("shut down");
       this.#machine.requestStop(graceMs);
     });
   }
 
   async readBlockCounters(signal: AbortSignal): Promise<readonly BlockCounters[]> {
     return this.#perform("readBlockCounters", signal, () => {
-      if (this.#machine.state === "gone") {
-        throw new ServiceError("VM_GONE", "the monitor process of this VM has ended");
-      }
+      this.#machine.status.demandProcess();
       return this.#machine.counters;
     });
   }

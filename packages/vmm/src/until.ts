@@ -1,3 +1,4 @@
+import { abortable } from "./abortable.ts";
 import type { VmProcess } from "./hypervisor.ts";
 
 /** Resolves once `condition` holds for `vm`, looking at each of its events; rejects with the signal's reason. */
@@ -8,16 +9,13 @@ export async function untilVm(
 ): Promise<void> {
   signal.throwIfAborted();
   if (condition(vm)) return;
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const abort = (): void => reject(signal.reason);
+  const { promise, resolve } = Promise.withResolvers<void>();
   const unsubscribe = vm.subscribe(() => {
     if (condition(vm)) resolve();
   });
-  signal.addEventListener("abort", abort, { once: true });
   try {
-    await promise;
+    await abortable(promise, signal);
   } finally {
     unsubscribe();
-    signal.removeEventListener("abort", abort);
   }
 }
