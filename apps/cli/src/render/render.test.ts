@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { UsageSchema } from "@unkey/api/gateway";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { CliFailure } from "../failure.ts";
 import { renderFailure } from "./failure.ts";
 import { age, decimal, duration, gibSeconds, instant, vcpuSeconds } from "./quantities.ts";
