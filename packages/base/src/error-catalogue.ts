@@ -212,6 +212,19 @@ export const errorCatalogue = {
     nextStep: "Free space in builderd's data directory, then try again.",
   },
   ROOTFS_WRITE_FAILED: { code: "internal", nextStep: "Read builderd's log for the tool's own words." },
+  // Builds
+  BUILD_NOT_FOUND: { code: "not_found", nextStep: "Check the id; `unkey builds` lists the tenant's builds." },
+  BUILD_QUEUE_FULL: { code: "resource_exhausted", nextStep: "Wait until some of the builds that wait have ended." },
+  BUILD_TIMED_OUT: {
+    code: "deadline_exceeded",
+    nextStep: "Make the image smaller, or raise UNKEY_BUILDERD_BUILD_TIMEOUT.",
+  },
+  BUILD_INTERRUPTED: {
+    code: "aborted",
+    nextStep: "Build again; if it repeats, this image ends the builder: read its log.",
+  },
+  UPLOAD_NOT_FOUND: { code: "not_found", nextStep: "Upload the archive again: uploads expire." },
+  UPLOAD_LIMIT_REACHED: { code: "resource_exhausted", nextStep: "Wait until earlier uploads have ended or expired." },
   // The public API and its ingress (services/gatewayd)
   ROUTE_UNKNOWN: { code: "not_found", nextStep: "Use a path of GET /openapi.json." },
   METHOD_NOT_ALLOWED: { code: "invalid_argument", nextStep: "Use one of the methods in the Allow header." },
