@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, readlinkSync } from "node:fs";
 
 /** Names one process of one boot of the host; a reused pid has other start ticks. */
 export interface ProcessIdentity {
@@ -31,6 +31,15 @@ export function isSameProcess(identity: ProcessIdentity): boolean {
 export function processArguments(pid: number): string[] | undefined {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+  } catch {
+    return undefined;
+  }
+}
+
+/** The folder that the process `pid` works in, undefined when there is none. */
+export function processFolder(pid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`);
   } catch {
     return undefined;
   }

@@ -1,3 +1,4 @@
+import { relative } from "node:path";
 import { mib } from "@unkey/base";
 import { type DriveId, type VmNetwork, type VmSpec, vmFiles } from "./hypervisor.ts";
 
@@ -63,21 +64,27 @@ export function machineArguments(machine: QemuMachine, consoleLog: string): stri
   ].flat();
 }
 
-/** Everything after the program's name for one VM. The spec has been checked: no value can end its option early. */
+/**
+ * Everything after the program's name for one VM. The spec has been checked: no value can end its option early. Paths are
+ * relative to the VM's folder, where the monitor starts: its user needs no way through the folders above.
+ */
 export function vmArguments(spec: VmSpec, tscKhz: number | undefined): string[] {
-  const { consoleLog, appLog, controlLog } = vmFiles(spec.dir);
-  const { qmpSocket, controlSocket } = qemuFiles(spec.dir);
+  const near = (path: string) => relative(spec.dir, path);
+  const files = { ...vmFiles(spec.dir), ...qemuFiles(spec.dir) };
+  const [consoleLog, appLog, controlLog] = [near(files.consoleLog), near(files.appLog), near(files.controlLog)];
+  const [qmpSocket, controlSocket] = [near(files.qmpSocket), near(files.controlSocket)];
+  const machine = { ...spec, kernelPath: near(spec.kernelPath), initrdPath: near(spec.initrdPath) };
   const accelerator = spec.accelerator === "kvm" ? "kvm" : "tcg";
   return [
     ["-name", spec.name],
-    machineArguments({ ...spec, accelerator, tscKhz, kernelArguments: [] }, consoleLog),
+    machineArguments({ ...machine, accelerator, tscKhz, kernelArguments: [] }, consoleLog),
     // The process outlives its guest, so that final counters can be read.
     ["-S", "-action", "reboot=shutdown,shutdown=pause,panic=shutdown"],
     ["-chardev", `socket,id=qmp,path=${qmpSocket},server=on,wait=off`],
     ["-mon", "chardev=qmp,mode=control"],
-    drive("base", spec.drives.basePath, true),
-    drive("upper", spec.drives.upperPath, false),
-    drive("config", spec.drives.configPath, true),
+    drive("base", near(spec.drives.basePath), true),
+    drive("upper", near(spec.drives.upperPath), false),
+    drive("config", near(spec.drives.configPath), true),
     ["-device", "virtio-serial-device"],
     // A console port takes the guest's words whether or not a client is connected, and the log file keeps them.
     ["-chardev", `socket,id=control,path=${controlSocket},server=on,wait=off,logfile=${controlLog},logappend=on`],

@@ -7,9 +7,11 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  realpathSync,
   rmSync,
   statSync,
 } from "node:fs";
+import { relative } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ServiceError } from "@unkey/base";
 import {
@@ -23,7 +25,7 @@ import {
   vmFiles,
 } from "./hypervisor.ts";
 import { kvmDevice, launchCommand, minFileLimitBytes, missingDevices, tunDevice } from "./launch.ts";
-import { identifyProcess, isSameProcess, processArguments } from "./process-identity.ts";
+import { identifyProcess, isSameProcess, processArguments, processFolder } from "./process-identity.ts";
 import { qemuFiles, vmArguments } from "./qemu-arguments.ts";
 import { probeQemu } from "./qemu-probe.ts";
 import { launchFailed, QemuProcess, spawnMonitor } from "./qemu-process.ts";
@@ -107,8 +109,10 @@ export class QemuHypervisor implements Hypervisor {
     const pid = readPid(pidFile);
     if (pid === undefined) return undefined;
     const identity = identifyProcess(pid);
-    // The pid may be another's by now; only our monitor has this socket among its arguments.
-    const isOurs = processArguments(pid)?.some((argument) => argument.includes(`path=${qmpSocket},`)) ?? false;
+    // The pid may be another's by now; only our monitor works in this folder and serves this socket.
+    const socket = `path=${relative(dir, qmpSocket)},`;
+    const serves = processArguments(pid)?.some((argument) => argument.includes(socket)) ?? false;
+    const isOurs = serves && processFolder(pid) === realpathSync(dir);
     return identity !== undefined && isOurs && isSameProcess(identity)
       ? { driver: this.name, dir, ...identity }
       : undefined;
