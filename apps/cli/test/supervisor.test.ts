@@ -226,6 +226,15 @@ test("down ends the daemons of a supervisor that was killed, and stops before th
   assert.deepEqual(order(home, "stop"), ["front", "metald", "store"]);
 });
 
+test("of two ups at the same time one starts the platform and both see it up", async () => {
+  await using temporary = await temporaryHome();
+  const { home } = temporary;
+  const [first, second] = await Promise.all([up(upOptions(home)), up(upOptions(home))]);
+  assert.deepEqual(first.status.supervisor, second.status.supervisor);
+  assert.equal(events(home).filter((line) => line.includes(" start ")).length, 3);
+  assert.equal((await down({ home, daemons: fakePlatform(home).daemons, clock: systemClock })).stopped.length, 3);
+});
+
 test("a documented port that is taken is named with who has it, before anything starts", async () => {
   await using temporary = await temporaryHome();
   const { home } = temporary;

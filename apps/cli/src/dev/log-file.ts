@@ -46,7 +46,8 @@ export function lastLines(path: string, count: number, fromByte = 0): string[] {
   const lines = bytes
     .toString("utf8")
     .split("\n")
-    .filter((line) => line !== "");
+    // Where an error was thrown is for the log itself; what it was is for people.
+    .filter((line) => line.trim() !== "" && !/^\s+at /.test(line));
   return lines.slice(-count).map(readable);
 }
 

@@ -25,7 +25,7 @@ export interface DaemonStatus {
 /** Work before daemons, such as certificates or the guest's kernel. */
 export interface TaskStatus {
   readonly name: string;
-  readonly state: "waiting" | "running" | "done" | "failed";
+  readonly state: "waiting" | "running" | "done" | "failed" | "stopped";
   readonly startedAtMs: number;
   readonly endedAtMs: number;
   readonly detail: string;

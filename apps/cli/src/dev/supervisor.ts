@@ -148,7 +148,7 @@ export class Supervisor {
       const detail = await spec?.run((progress) => set({ detail: progress }), this.#abort.signal);
       set({ state: "done", endedAtMs: clock.nowMs(), detail: detail ?? "" });
     } catch (error) {
-      set({ state: "failed", endedAtMs: clock.nowMs() });
+      set({ state: this.#abort.signal.aborted ? "stopped" : "failed", endedAtMs: clock.nowMs() });
       throw error;
     }
   }

@@ -59,20 +59,22 @@ function startSupervisor({ home, env, supervisorArgv }: UpOptions): ChildProcess
 
 async function untilUp(options: UpOptions, child: ChildProcess | undefined, logFrom: number): Promise<PlatformStatus> {
   const { home, clock, signal, steps } = options;
-  let gone = false;
-  child?.once("exit", () => (gone = true));
-  child?.once("error", () => (gone = true));
+  let ours = child;
+  child?.once("exit", () => (ours = undefined));
+  child?.once("error", () => (ours = undefined));
+  // Whose status counts: our supervisor's, or the one that was faster. The file may still hold that of an earlier life.
+  let followed: number | undefined;
   for (;;) {
-    const wasGone = gone || (child === undefined && !isSupervised(home));
+    const wasGone = ours === undefined && !isSupervised(home);
     const status = readStatus(home);
-    if (status !== undefined && (child === undefined || status.supervisor.pid === child.pid)) {
+    if (status !== undefined && (status.supervisor.pid === child?.pid || isAlive(status.supervisor))) {
+      followed = status.supervisor.pid;
+    }
+    if (status !== undefined && status.supervisor.pid === followed) {
       steps.update(stepsOf(status));
       if (status.phase === "running") return status;
       if (status.phase === "failed" && status.failure !== undefined) throw failureOfStart(status.failure);
       if (status.phase === "stopping" || status.phase === "stopped") throw stopping();
-    } else if (wasGone && status !== undefined && isAlive(status.supervisor)) {
-      // Another `up` was faster: its supervisor has the lock.
-      return await untilUp(options, undefined, logFrom);
     }
     if (wasGone) {
       throw new CliFailure("the supervisor ended before the platform was up", {
@@ -102,7 +104,8 @@ export function stepsOf(status: PlatformStatus): Step[] {
 }
 
 function taskStep({ name, state, startedAtMs, endedAtMs, detail }: TaskStatus): Step {
-  return { name, state: state === "waiting" ? "pending" : state, startedAtMs, endedAtMs, detail };
+  const shown = state === "waiting" ? "pending" : state === "stopped" ? "skipped" : state;
+  return { name, state: shown, startedAtMs, endedAtMs, detail };
 }
 
 const stepStates = {

@@ -1,0 +1,51 @@
+import { Authority, ensureIdentity } from "@unkey/pki";
+import { platformDaemons, trustDomain } from "./daemon-environment.ts";
+import type { PlatformSpec, TaskSpec } from "./daemon-spec.ts";
+import type { Home } from "./home.ts";
+import { isMemoryOnly } from "./preflight.ts";
+
+/** The platform of this repository: its six daemons, their authority and the guest's kernel. */
+export function unkeyPlatform(home: Home, env: Readonly<Record<string, string | undefined>>): PlatformSpec {
+  const daemons = platformDaemons(env);
+  let authority: Authority | undefined;
+  const renewIdentity = (service: string) => {
+    authority ??= Authority.open(home.authorityDir, { commonName: "Unkey Deploy services" });
+    ensureIdentity(authority, home.identityDir(service), { id: { trustDomain, service } });
+  };
+  return {
+    daemons,
+    tasks: [
+      certificates(
+        daemons.map(({ name }) => name),
+        renewIdentity,
+      ),
+      guest(home, isMemoryOnly(env)),
+    ],
+    renewIdentity,
+    announce: () => undefined,
+  };
+}
+
+/** The operator's identity is what `unkey dev down` shows metald. */
+function certificates(names: readonly string[], renew: (service: string) => void): TaskSpec {
+  return {
+    name: "certificates",
+    run: async () => {
+      for (const name of [...names, "operator"]) renew(name);
+      return `of ${trustDomain}, renewed every 12 h`;
+    },
+  };
+}
+
+/** Kernel and initramfs of the guests, fetched and built at the first start. */
+function guest(home: Home, memoryOnly: boolean): TaskSpec {
+  return {
+    name: "guest",
+    run: async (report, signal) => {
+      if (memoryOnly) return "not needed: VMs are only simulated";
+      const { ensureGuestAssets } = await import("@unkey/guest");
+      const { kernelVersion } = await ensureGuestAssets({ cacheDir: home.guestDir, log: report, signal });
+      return `Linux ${kernelVersion}`;
+    },
+  };
+}
