@@ -52,6 +52,8 @@ export interface VmStore {
   taken(): Promise<Resources & { readonly vmCount: number }>;
   /** 0 when no VM has one. */
   highestSlot(): Promise<number>;
+  /** Never gives this slot to a VM. */
+  withdrawSlot(slot: number): Promise<void>;
 }
 
 /** Begins and ends of incarnations that billaged has to hear of, durably. */

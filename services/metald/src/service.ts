@@ -152,39 +152,20 @@ export class MetalService implements AsyncDisposable {
   /** Refuses new VMs and ends those that are here, all at once; yields each when it has ended. */
   async *drain(options: { readonly deleteVms: boolean }): AsyncGenerator<Vm> {
     this.#draining = true;
-    const ended: Vm[] = [];
     const failures: unknown[] = [];
-    let wake = Promise.withResolvers<void>();
-    let left = this.#entries.size;
-    for (const { driver } of this.#entries.values()) {
-      void endVm(driver, options.deleteVms)
-        .then(
-          (vm) => ended.push(vm),
-          (error: unknown) => failures.push(error),
-        )
-        .finally(() => {
-          left--;
-          wake.resolve();
-        });
-    }
-    while (left > 0 || ended.length > 0) {
-      const next = ended.shift();
-      if (next) {
-        yield next;
-        continue;
-      }
-      await wake.promise;
-      wake = Promise.withResolvers();
+    const running = new Map(
+      Array.from(this.#entries, ([id, { driver }]) => [id, outcomeOf(id, endVm(driver, options.deleteVms))]),
+    );
+    while (running.size > 0) {
+      const outcome = await Promise.race(running.values());
+      running.delete(outcome.id);
+      if (outcome.vm) yield outcome.vm;
+      else failures.push(outcome.error);
     }
     if (failures.length > 0) {
       const message = `${failures.length} VMs could not be ended; metald goes on trying`;
       throw new ServiceError("HOST_RESOURCE_FAILED", message, { cause: failures[0] });
     }
-  }
-
-  /** A drained host that did not go away takes VMs again. */
-  undrain(): void {
-    this.#draining = false;
   }
 
   /** Keeps logs below their limit. */
@@ -255,4 +236,18 @@ async function endVm(driver: VmDriver, deleteVm: boolean): Promise<Vm> {
     });
   }
   return driver.request(deleteVm || driver.vm.state === "deleting" ? "delete" : "release");
+}
+
+interface Outcome {
+  readonly id: VmId;
+  readonly vm?: Vm;
+  readonly error?: unknown;
+}
+
+async function outcomeOf(id: VmId, ending: Promise<Vm>): Promise<Outcome> {
+  try {
+    return { id, vm: await ending };
+  } catch (error) {
+    return { id, error };
+  }
 }

@@ -260,8 +260,13 @@ export class VmDriver {
     this.#process = process;
     this.#unsubscribe = process.subscribe((event) => {
       // A running verb looks by itself; this one waits for its end.
-      if (event.type === "state" && isOver(process)) this.request("reap").catch(() => undefined);
+      if (event.type === "state" && isOver(process)) this.#lookAgain();
     });
+  }
+
+  /** What comes of it is logged where it happens. */
+  #lookAgain(): void {
+    this.request("reap").catch(() => undefined);
   }
 
   #dropProcess(): void {
@@ -324,7 +329,7 @@ export class VmDriver {
     const delayMs = retryDelaysMs[Math.min(this.#retries++, retryDelaysMs.length - 1)] ?? 0;
     this.#log.warn("will try again", { delayMs, error });
     clearTimeout(this.#retryTimer);
-    this.#retryTimer = setTimeout(() => this.request("reap").catch(() => undefined), delayMs).unref();
+    this.#retryTimer = setTimeout(() => this.#lookAgain(), delayMs).unref();
   }
 }
 

@@ -20,7 +20,7 @@ export interface VmSession {
   /** End the guest without asking it. */
   readonly force: boolean;
   /** Records a change at once. */
-  update(patch: VmPatch): Promise<void>;
+  readonly update: (patch: VmPatch) => Promise<void>;
   /** Makes `process` this VM's, and follows it. */
-  adopt(process: VmProcess): void;
+  readonly adopt: (process: VmProcess) => void;
 }

@@ -32,7 +32,7 @@ export class RpcAssets implements Assets {
           { assetId: kernelAssetId || (own?.kernelAssetId ?? ""), fileName: "kernel" },
           { assetId: initrdAssetId || (own?.initrdAssetId ?? ""), fileName: "initrd" },
           { assetId: rootfsAssetId, fileName: "rootfs" },
-        ],
+        ].filter(({ assetId }) => assetId !== ""), // a host that runs no guest has no default kernel
         targetDir: dir,
         leaseMs: BigInt(leaseMs),
       },

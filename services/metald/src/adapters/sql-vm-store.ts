@@ -153,7 +153,16 @@ export class SqlVmStore implements VmStore {
     const row = await this.#sql.one<{ slot: number | null }>("SELECT MAX(slot) AS slot FROM vm");
     return row?.slot ?? 0;
   }
+
+  async withdrawSlot(slot: number): Promise<void> {
+    await this.#sql.run("INSERT OR REPLACE INTO released_slot (slot, released_at_ms) VALUES (?, ?)", [
+      slot,
+      endOfTimeMs,
+    ]);
+  }
 }
+
+const endOfTimeMs = Number.MAX_SAFE_INTEGER;
 
 type ResourceRow = Pick<VmRow, "vcpu_count" | "memory_bytes" | "disk_bytes">;
 
@@ -240,14 +249,14 @@ function toVm(row: VmRow): Vm {
     state: row.state as VmState,
     incarnation: row.incarnation,
     revision: row.revision,
-    exit: fromJson<NonNullable<Vm["exit"]>>(row.exit),
-    failure: fromJson<NonNullable<Vm["failure"]>>(row.failure),
+    exit: fromJson(row.exit) as Vm["exit"],
+    failure: fromJson(row.failure) as Vm["failure"],
     createdAtMs: row.created_at_ms,
     startedAtMs: row.started_at_ms,
     endedAtMs: row.ended_at_ms,
-    record: fromJson<NonNullable<Vm["record"]>>(row.record),
+    record: fromJson(row.record) as Vm["record"],
     leaseId: row.lease_id ?? undefined,
-    operation: fromJson<NonNullable<Vm["operation"]>>(row.operation),
+    operation: fromJson(row.operation) as Vm["operation"],
   };
 }
 
@@ -255,7 +264,7 @@ function toJson(value: object | undefined): string | null {
   return value === undefined ? null : JSON.stringify(value);
 }
 
-/** The column was written by `toJson` from a value of type `T`. */
-function fromJson<T>(text: string | null): T | undefined {
-  return text === null ? undefined : (JSON.parse(text) as T);
+/** What `toJson` wrote. */
+function fromJson(text: string | null): unknown {
+  return text === null ? undefined : JSON.parse(text);
 }

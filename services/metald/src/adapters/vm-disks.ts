@@ -5,18 +5,18 @@ import { CommandFailed, runCommand } from "./run-command.ts";
 
 /** The private files of VMs. Each appears under its final name only when it is complete, so a repeat trusts what it finds. */
 export class VmDisks implements Disks {
+  readonly #format: boolean;
+
+  /** Without `format` a layer is an empty file: where no guest will mount it. */
+  constructor(options: { readonly format: boolean } = { format: true }) {
+    this.#format = options.format;
+  }
+
   async ensureLayer(path: string, sizeBytes: number, owner: DiskOwner): Promise<void> {
     if (!(await exists(path))) {
       const unfinished = `${path}.new`;
       await writeNew(unfinished, async (file) => file.truncate(sizeBytes));
-      // No journal: after a crash of the host the layer is checked or thrown away, and every guest write would cost two.
-      const args = ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"];
-      try {
-        await runCommand("mke2fs", [...args, unfinished]);
-      } catch (error) {
-        const full = error instanceof CommandFailed && error.stderr.includes("No space left");
-        throw full ? diskFull(error) : error;
-      }
+      if (this.#format) await format(unfinished);
       await rename(unfinished, path);
     }
     await give(path, 0o600, owner);
@@ -36,6 +36,17 @@ export class VmDisks implements Disks {
 
   async remove(path: string): Promise<void> {
     await rm(path, { recursive: true, force: true });
+  }
+}
+
+async function format(path: string): Promise<void> {
+  // No journal: after a crash of the host the layer is checked or thrown away, and every guest write would cost two.
+  const args = ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"];
+  try {
+    await runCommand("mke2fs", [...args, path]);
+  } catch (error) {
+    const full = error instanceof CommandFailed && error.stderr.includes("No space left");
+    throw full ? diskFull(error) : error;
   }
 }
 
