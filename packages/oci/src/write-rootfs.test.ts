@@ -309,7 +309,7 @@ test("an abort ends the tools and leaves nothing", { skip: needs }, async (conte
     identity: "test",
     limits: defaultImageLimits,
     signal: controller.signal,
-    onProgress: () => controller.abort(new Error("enough")),
+    onBytes: () => controller.abort(new Error("enough")),
   });
   await assert.rejects(writing, /enough/);
   assert.deepEqual(await readdir(directory), ["0"]);

@@ -19,8 +19,10 @@ export interface WriteRootfsOptions {
   readonly identity: string;
   readonly limits: ImageLimits;
   readonly signal: AbortSignal;
-  /** Layers are merged and unpacked, then the image is written. `totalBytes` is 0 while it is unknown. */
-  readonly onProgress?: (phase: "extracting" | "writing", doneBytes: number, totalBytes: number) => void;
+  /** Called with the growing number of content bytes unpacked and their known total. */
+  readonly onBytes?: (doneBytes: number, totalBytes: number) => void;
+  /** Called between unpacking the tree and writing the image. */
+  readonly onWriting?: () => Promise<void>;
 }
 
 export interface RootfsFacts {
@@ -36,7 +38,7 @@ const maxAccountFileBytes = 512 * kib;
 
 /** Turns layers into an EROFS image; the same layers and identity give the same bytes. Root only. */
 export async function writeRootfs(options: WriteRootfsOptions): Promise<RootfsFacts> {
-  const { layers, limits, signal, onProgress } = options;
+  const { layers, limits, signal, onBytes, onWriting } = options;
   const tree = await mergeLayers(layers, { limits, signal });
   const plan = planTree(tree, layers.length, limits);
   checkBytes("the image's files are", plan.contentBytes, limits.uncompressedBytes);
@@ -60,11 +62,11 @@ export async function writeRootfs(options: WriteRootfsOptions): Promise<RootfsFa
       rootName,
       limits,
       signal,
-      onBytes: (bytes) => onProgress?.("extracting", bytes, plan.contentBytes),
+      onBytes: (bytes) => onBytes?.(bytes, plan.contentBytes),
       observe: new Map([...captured].map(([file, chunks]) => [file, (chunk) => chunks.push(Buffer.from(chunk))])),
     });
     await unpackTree(archive, options.scratchDirectory, signal);
-    onProgress?.("writing", 0, plan.contentBytes);
+    await onWriting?.();
     await makeErofs({
       sourceDirectory: directory,
       imagePath: options.imagePath,
@@ -72,7 +74,6 @@ export async function writeRootfs(options: WriteRootfsOptions): Promise<RootfsFa
       newestMtimeNs: plan.newestMtimeNs,
       signal,
     });
-    onProgress?.("writing", plan.contentBytes, plan.contentBytes);
   } finally {
     await rm(directory, { recursive: true, force: true });
   }

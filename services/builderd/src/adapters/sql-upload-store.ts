@@ -1,0 +1,62 @@
+import { ServiceError, type TenantId, type UploadId } from "@unkey/base";
+import type { Sql } from "@unkey/sql";
+import type { Upload, UploadStore } from "../ports.ts";
+
+interface UploadRow {
+  readonly tenant_id: TenantId;
+  readonly upload_id: UploadId;
+  readonly digest: string;
+  readonly size_bytes: number;
+  readonly expires_at_ms: number;
+}
+
+export class SqlUploadStore implements UploadStore {
+  readonly #sql: Sql;
+
+  constructor(sql: Sql) {
+    this.#sql = sql;
+  }
+
+  async add(upload: Upload, maxPerTenant: number): Promise<void> {
+    const { tenantId, uploadId, digest, sizeBytes, expiresAtMs } = upload;
+    const added = await this.#sql.run(
+      `INSERT INTO upload (tenant_id, upload_id, digest, size_bytes, expires_at_ms)
+       SELECT ?, ?, ?, ?, ? FROM upload WHERE tenant_id = ? HAVING count(*) < ?`,
+      [tenantId, uploadId, digest, sizeBytes, expiresAtMs, tenantId, maxPerTenant],
+    );
+    if (added.changes === 0) {
+      throw new ServiceError("UPLOAD_LIMIT_REACHED", `the tenant has ${maxPerTenant} uploads that have not expired`);
+    }
+  }
+
+  async get(tenantId: TenantId, uploadId: UploadId, nowMs: number): Promise<Upload> {
+    const row = await this.#sql.one<UploadRow>(
+      "SELECT * FROM upload WHERE tenant_id = ? AND upload_id = ? AND expires_at_ms > ?",
+      [tenantId, uploadId, nowMs],
+    );
+    if (row === undefined) throw new ServiceError("UPLOAD_NOT_FOUND", `the tenant has no upload ${uploadId}`);
+    return {
+      uploadId: row.upload_id,
+      tenantId: row.tenant_id,
+      digest: row.digest,
+      sizeBytes: row.size_bytes,
+      expiresAtMs: row.expires_at_ms,
+    };
+  }
+
+  async ids(): Promise<Set<string>> {
+    const rows = await this.#sql.query<{ upload_id: string }>("SELECT upload_id FROM upload");
+    return new Set(rows.map((row) => row.upload_id));
+  }
+
+  async removeExpired(nowMs: number): Promise<UploadId[]> {
+    const rows = await this.#sql.query<{ upload_id: UploadId }>(
+      `DELETE FROM upload WHERE expires_at_ms <= ? AND NOT EXISTS (
+         SELECT 1 FROM build WHERE source_kind = 'upload' AND source = upload.upload_id
+           AND state NOT IN ('completed', 'failed', 'cancelled'))
+       RETURNING upload_id`,
+      [nowMs],
+    );
+    return rows.map((row) => row.upload_id);
+  }
+}

@@ -1,0 +1,170 @@
+import { rm } from "node:fs/promises";
+import { type BuildId, type Clock, ServiceError } from "@unkey/base";
+import type { Logger, Metrics } from "@unkey/daemon";
+import type { RegistryCredentials } from "@unkey/oci";
+import type { BuildFeed } from "./build-feed.ts";
+import type { BuildRunner } from "./build-runner.ts";
+import { type Build, failureOf } from "./domain/build.ts";
+import { isTerminal } from "./domain/build-state.ts";
+import type { BuildStore } from "./ports.ts";
+import { BuildMoved } from "./step-progress.ts";
+
+export interface BuildQueueDeps {
+  readonly store: BuildStore;
+  readonly runner: Pick<BuildRunner, "run">;
+  readonly feed: BuildFeed;
+  readonly concurrency: number;
+  readonly buildTimeoutMs: number;
+  readonly scratchDirectory: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  /** Cuts off what runs while the queue is disposed of. */
+  readonly abort: AbortSignal;
+}
+
+/** A build that has taken the process down this often is not tried again. */
+const maxAttempts = 3;
+
+class Stopped extends Error {}
+class Cancelled extends Error {}
+
+/**
+ * Runs pending builds in the order in which they were asked for, `concurrency` at a time. The rows are the queue: what is
+ * held here is which of them wait or run in this process, and the logins, which are written nowhere. A build whose process
+ * died starts over from its reference; one that was stopped by disposal is left as it is, for the next start.
+ */
+export class BuildQueue implements AsyncDisposable {
+  readonly #deps: BuildQueueDeps;
+  readonly #waiting: Build[] = [];
+  readonly #running = new Map<BuildId, { readonly controller: AbortController; readonly done: Promise<void> }>();
+  readonly #credentials = new Map<BuildId, RegistryCredentials>();
+  readonly #ended;
+  #stopped = false;
+
+  constructor(deps: BuildQueueDeps) {
+    this.#deps = deps;
+    this.#ended = deps.metrics.counter("unkey_builds_total", "Builds that ended, by outcome and reason.");
+  }
+
+  /** Takes up what an earlier process left: call it once, before anything is enqueued. */
+  async recover(): Promise<void> {
+    const { store, clock, log, scratchDirectory } = this.#deps;
+    // A tool of the dead process may write for another moment.
+    await rm(scratchDirectory, { recursive: true, force: true, maxRetries: 5 });
+    for (const build of await store.unfinished()) {
+      const { buildId, state, attempts, withCredentials } = build;
+      if (withCredentials) {
+        await this.#fail(
+          build,
+          new ServiceError("CREDENTIALS_LOST", "builderd restarted during the build and forgot the registry login"),
+        );
+      } else if (attempts >= maxAttempts) {
+        await this.#fail(
+          build,
+          new ServiceError("BUILD_INTERRUPTED", `builderd ended ${attempts} times during the build`),
+        );
+      } else {
+        if (state !== "pending") {
+          await store.advance(build, state, "requeue", {}, clock.nowMs());
+          await store.log(build, "builderd restarted: the build starts over", clock.nowMs());
+          log.info("build starts over", { buildId, state, attempts });
+        }
+        this.enqueue(await store.get(build.tenantId, buildId), undefined);
+      }
+    }
+  }
+
+  enqueue(build: Build, credentials: RegistryCredentials | undefined): void {
+    if (credentials !== undefined) this.#credentials.set(build.buildId, credentials);
+    this.#waiting.push(build);
+    this.#startNext();
+  }
+
+  /** Ends a build; resolves when nothing of it runs or lies on disk any more. */
+  async cancel(build: Build): Promise<void> {
+    const { store, clock, feed } = this.#deps;
+    for (;;) {
+      const now = await store.get(build.tenantId, build.buildId);
+      if (isTerminal(now.state)) break;
+      if (await store.advance(now, now.state, "cancel", {}, clock.nowMs())) {
+        this.#ended.inc({ outcome: "cancelled", reason: "" });
+        feed.changed(build.buildId);
+        break;
+      }
+    }
+    this.#credentials.delete(build.buildId);
+    const running = this.#running.get(build.buildId);
+    running?.controller.abort(new Cancelled(`${build.buildId} was cancelled`));
+    await running?.done;
+  }
+
+  /** Starts nothing more, waits for what runs, cuts it off at the abort signal. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopped = true;
+    this.#waiting.length = 0;
+    const cut = (): void => {
+      for (const { controller } of this.#running.values()) controller.abort(new Stopped("builderd is stopping"));
+    };
+    if (this.#deps.abort.aborted) cut();
+    else this.#deps.abort.addEventListener("abort", cut, { once: true });
+    await Promise.all([...this.#running.values()].map(({ done }) => done));
+    this.#deps.abort.removeEventListener("abort", cut);
+  }
+
+  #startNext(): void {
+    while (!this.#stopped && this.#running.size < this.#deps.concurrency) {
+      const build = this.#waiting.shift();
+      if (build === undefined) return;
+      const controller = new AbortController();
+      // Registered before it begins, so that a cancellation finds it at any moment.
+      const done = Promise.resolve()
+        .then(() => this.#run(build, controller))
+        .finally(() => {
+          this.#running.delete(build.buildId);
+          this.#credentials.delete(build.buildId);
+          this.#startNext();
+        });
+      this.#running.set(build.buildId, { controller, done });
+    }
+  }
+
+  async #run(build: Build, controller: AbortController): Promise<void> {
+    const { store, runner, buildTimeoutMs, log } = this.#deps;
+    const { buildId, tenantId } = build;
+    const timer = setTimeout(
+      () =>
+        controller.abort(new ServiceError("BUILD_TIMED_OUT", `the build took longer than ${buildTimeoutMs / 1000} s`)),
+      buildTimeoutMs,
+    );
+    try {
+      const now = await store.get(tenantId, buildId);
+      if (now.state !== "pending") return; // cancelled while it waited
+      await runner.run(now, this.#credentials.get(buildId), controller.signal);
+      this.#ended.inc({ outcome: "completed", reason: "" });
+      log.info("build completed", { buildId, tenantId });
+    } catch (error) {
+      const reason: unknown = controller.signal.aborted ? controller.signal.reason : error;
+      if (reason instanceof Stopped || reason instanceof Cancelled || reason instanceof BuildMoved) return;
+      await this.#fail(build, reason).catch((cause: unknown) =>
+        log.error("a failed build could not be recorded", { buildId, error: cause }),
+      );
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #fail(build: Build, error: unknown): Promise<void> {
+    const { store, clock, feed, log } = this.#deps;
+    const { buildId, tenantId } = build;
+    const failure = failureOf(error);
+    const level = failure.reason === "INTERNAL" || failure.reason === "ROOTFS_WRITE_FAILED" ? "error" : "info";
+    log[level]("build failed", { buildId, tenantId, error });
+    const now = await store.get(tenantId, buildId);
+    if (isTerminal(now.state)) return;
+    await store.log(build, `failed: ${failure.message}`, clock.nowMs());
+    await store.advance(now, now.state, "fail", { failure }, clock.nowMs());
+    this.#ended.inc({ outcome: "failed", reason: failure.reason });
+    feed.changed(buildId);
+  }
+}

@@ -1,0 +1,187 @@
+import { mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { type Clock, formatBytes, type TenantId } from "@unkey/base";
+import type { Metrics } from "@unkey/daemon";
+import {
+  defaultImageLimits,
+  fetchLayers,
+  type ImageSource,
+  type Platform,
+  type RegistryCredentials,
+  resolveImage,
+  resolveManifest,
+  resolveUser,
+  type writeRootfs,
+} from "@unkey/oci";
+import type { BuildFeed } from "./build-feed.ts";
+import {
+  type Build,
+  type BuildResult,
+  type BuildSource,
+  imageNameOf,
+  rootfsKey,
+  rootfsLabels,
+} from "./domain/build.ts";
+import { type BuildProcess, commandOf, withHome } from "./domain/process.ts";
+import type { AssetRegistry, BuildStore } from "./ports.ts";
+import { StepProgress } from "./step-progress.ts";
+
+export interface BuildRunnerDeps {
+  readonly store: BuildStore;
+  readonly assets: AssetRegistry;
+  readonly feed: BuildFeed;
+  /** Where an image is read from. */
+  readonly openImage: (source: BuildSource, options: OpenImageOptions) => ImageSource;
+  readonly writeRootfs: typeof writeRootfs;
+  readonly platform: Platform;
+  /** Private; emptied at each start. */
+  readonly scratchDirectory: string;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+}
+
+export interface OpenImageOptions {
+  readonly credentials: RegistryCredentials | undefined;
+  readonly plainHttp: boolean;
+}
+
+/** Does the work of one build, from its reference to a registered asset. */
+export class BuildRunner {
+  readonly #deps: BuildRunnerDeps;
+  /** Builds of the same tenant and root filesystem run one after the other, so that the second finds the first's result. */
+  readonly #sameRootfs = new Map<string, Promise<void>>();
+
+  constructor(deps: BuildRunnerDeps) {
+    this.#deps = deps;
+  }
+
+  /** Runs a pending build to its completion. Throws what fails it; the scratch directory is removed in any case. */
+  async run(build: Build, credentials: RegistryCredentials | undefined, signal: AbortSignal): Promise<void> {
+    const { openImage, platform, scratchDirectory, feed } = this.#deps;
+    const { request, tenantId, buildId } = build;
+    const scratch = join(scratchDirectory, buildId);
+    const progress = new StepProgress(this.#deps, build);
+    try {
+      await mkdir(scratch, { recursive: true, mode: 0o700 });
+      await progress.move("pending", "pull");
+      const source = openImage(request.source, { credentials, plainHttp: request.plainHttp });
+      const manifest = await resolveManifest(source, platform, signal);
+      await this.#deps.store.setImageDigest(build, manifest.digest);
+      await this.#say(build, `${imageNameOf(request.source)} is ${manifest.digest}`);
+      using _turn = await this.#turn(tenantId, rootfsKey(manifest.digest, build.platform), signal);
+      const cached = await this.#cached(build, manifest.digest, signal);
+      if (cached !== undefined) {
+        await this.#complete(progress, cached, true);
+        return;
+      }
+      const image = await resolveImage(source, manifest, platform, defaultImageLimits, signal);
+      commandOf(image.config.argv, request.argvOverride, source.name);
+      await this.#say(build, `fetching ${image.layers.length} layers, ${formatBytes(image.layerBytes)}`);
+      const layers = await fetchLayers(source, image, scratch, {
+        signal,
+        onBytes: (done) => progress.bytes(done, image.layerBytes),
+      });
+
+      await progress.move("pulling", "extract");
+      const imagePath = join(scratch, "rootfs.erofs");
+      const facts = await this.#deps.writeRootfs({
+        layers,
+        scratchDirectory: scratch,
+        imagePath,
+        identity: rootfsKey(manifest.digest, build.platform),
+        limits: defaultImageLimits,
+        signal,
+        onBytes: (done, total) => progress.bytes(done, total),
+        onWriting: () => progress.move("extracting", "write"),
+      });
+      if (facts.droppedXattrs.length > 0) {
+        await this.#say(build, `left out extended attributes: ${facts.droppedXattrs.join(", ")}`);
+      }
+      const user = resolveUser(image.config.user, facts.passwd, facts.group);
+
+      await progress.move("writing", "register");
+      const asset = await this.#deps.assets.store(
+        {
+          tenantId,
+          name: source.name.slice(0, 255),
+          path: imagePath,
+          labels: rootfsLabels(manifest.digest, build.platform),
+        },
+        signal,
+        (done, total) => progress.bytes(done, total),
+      );
+      const { argv, env, workingDir, stopSignal, exposedPorts } = image.config;
+      const process: BuildProcess = {
+        argv,
+        env: withHome(env, user.home),
+        workingDir,
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        stopSignal,
+        exposedPorts,
+      };
+      await this.#complete(
+        progress,
+        { imageDigest: manifest.digest, rootfsAssetId: asset.assetId, rootfsBytes: asset.sizeBytes, process },
+        false,
+      );
+    } finally {
+      feed.clearProgress(buildId);
+      await rm(scratch, { recursive: true, force: true });
+    }
+  }
+
+  async #complete(progress: StepProgress, result: BuildResult, cacheHit: boolean): Promise<void> {
+    const { build } = progress;
+    const { process, rootfsAssetId, rootfsBytes } = result;
+    const argv = commandOf(process.argv, build.request.argvOverride, imageNameOf(build.request.source));
+    await this.#say(build, `${cacheHit ? "found" : "stored"} ${rootfsAssetId}, ${formatBytes(rootfsBytes)}`);
+    await progress.move(cacheHit ? "pulling" : "registering", "complete", {
+      completion: { result, process: { ...process, argv }, cacheHit },
+    });
+  }
+
+  async #cached(build: Build, imageDigest: string, signal: AbortSignal): Promise<BuildResult | undefined> {
+    const { store, assets } = this.#deps;
+    const key = rootfsKey(imageDigest, build.platform);
+    const cached = await store.findResult(build.tenantId, key);
+    if (cached === undefined) return undefined;
+    if (await assets.isAvailable(build.tenantId, cached.rootfsAssetId, signal)) return cached;
+    await store.forgetResult(build.tenantId, key); // collected since: it is made again
+    return undefined;
+  }
+
+  async #turn(tenantId: TenantId, key: string, signal: AbortSignal): Promise<Disposable> {
+    const name = `${tenantId} ${key}`;
+    for (let other = this.#sameRootfs.get(name); other !== undefined; other = this.#sameRootfs.get(name)) {
+      await settledOrAborted(other, signal);
+    }
+    const mine = Promise.withResolvers<void>();
+    this.#sameRootfs.set(name, mine.promise);
+    return {
+      [Symbol.dispose]: () => {
+        this.#sameRootfs.delete(name);
+        mine.resolve();
+      },
+    };
+  }
+
+  async #say(build: Build, text: string): Promise<void> {
+    const { store, clock, feed } = this.#deps;
+    await store.log(build, text, clock.nowMs());
+    feed.changed(build.buildId);
+  }
+}
+
+async function settledOrAborted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  const aborted = Promise.withResolvers<void>();
+  const onAbort = (): void => aborted.reject(signal.reason);
+  signal.addEventListener("abort", onAbort, { once: true });
+  try {
+    await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}

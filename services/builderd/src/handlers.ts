@@ -1,0 +1,159 @@
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import type { ServiceImpl } from "@connectrpc/connect";
+import {
+  type BuilderService,
+  type BuildImageRequest,
+  BuildSchema,
+  type ImageSource,
+  BuildState as ProtoState,
+  RootfsFormat,
+  type UploadImageHeader,
+  type UploadImageRequest,
+} from "@unkey/api/builder";
+import { type BuildId, parseId, ServiceError, type TenantId } from "@unkey/base";
+import type { Build, BuildSource } from "./domain/build.ts";
+import type { BuildState } from "./domain/build-state.ts";
+import type { BuildService } from "./service.ts";
+import type { UploadService } from "./upload-service.ts";
+
+const defaultPageSize = 100;
+
+const protoStates: Readonly<Record<BuildState, ProtoState>> = {
+  pending: ProtoState.PENDING,
+  pulling: ProtoState.PULLING,
+  extracting: ProtoState.EXTRACTING,
+  writing: ProtoState.WRITING,
+  registering: ProtoState.REGISTERING,
+  completed: ProtoState.COMPLETED,
+  failed: ProtoState.FAILED,
+  cancelled: ProtoState.CANCELLED,
+};
+
+type Implementation = Partial<ServiceImpl<typeof BuilderService>>;
+
+/** The RPCs of unkey.builder.v1; those that are missing here answer UNIMPLEMENTED. */
+export function builderHandlers(service: BuildService, uploads: UploadService): Implementation {
+  return {
+    buildImage: async (request) => buildMessage(await service.build(startOf(request))),
+
+    getBuild: async ({ tenantId, buildId }) => buildMessage(await service.get(...idsOf(tenantId, buildId))),
+
+    async listBuilds({ tenantId, pageSize, pageToken }) {
+      const limit = pageSize === 0 ? defaultPageSize : pageSize;
+      const beforeId = pageToken === "" ? "" : parseId("build", pageToken, "page_token");
+      const builds = await service.list(parseId("tenant", tenantId, "tenant_id"), limit, beforeId);
+      const last = builds.length === limit ? (builds.at(-1)?.buildId ?? "") : "";
+      return { builds: builds.map(buildMessage), nextPageToken: last };
+    },
+
+    async *watchBuild({ tenantId, buildId }, context) {
+      for await (const build of service.watch(...idsOf(tenantId, buildId), context.signal)) yield buildMessage(build);
+    },
+
+    async *streamBuildLogs({ tenantId, buildId, follow }, context) {
+      for await (const { atMs, text } of service.logs(...idsOf(tenantId, buildId), follow, context.signal)) {
+        yield { atMs: BigInt(atMs), text };
+      }
+    },
+
+    cancelBuild: async ({ tenantId, buildId }) => buildMessage(await service.cancel(...idsOf(tenantId, buildId))),
+
+    async uploadImage(requests) {
+      const { header, chunks } = await splitUpload(requests);
+      const upload = await uploads.receive(parseId("tenant", header.tenantId, "tenant_id"), header.digest, chunks);
+      const { uploadId, digest, sizeBytes, expiresAtMs } = upload;
+      return { uploadId, digest, sizeBytes: BigInt(sizeBytes), expiresAtMs: BigInt(expiresAtMs) };
+    },
+  };
+}
+
+function idsOf(tenantId: string, buildId: string): [TenantId, BuildId] {
+  return [parseId("tenant", tenantId, "tenant_id"), parseId("build", buildId, "build_id")];
+}
+
+function startOf(request: BuildImageRequest) {
+  if (request.format === RootfsFormat.EXT4) {
+    throw new ServiceError(
+      "UNIMPLEMENTED",
+      "root filesystems are written as EROFS; ext4 is not offered by this release",
+    );
+  }
+  const source = sourceOf(request.image);
+  const { username, password } = request.credentials ?? { username: "", password: "" };
+  const anonymous = source.kind === "upload" || (username === "" && password === "");
+  return {
+    tenantId: parseId("tenant", request.tenantId, "tenant_id"),
+    idempotencyKey: request.idempotencyKey,
+    request: {
+      source,
+      plainHttp: request.insecureRegistry,
+      argvOverride: request.argvOverride,
+    },
+    credentials: anonymous ? undefined : { username, password },
+  };
+}
+
+function sourceOf(image: ImageSource | undefined): BuildSource {
+  switch (image?.source.case) {
+    case "reference":
+      return { kind: "reference", reference: image.source.value };
+    case "uploadId":
+      return { kind: "upload", uploadId: parseId("upload", image.source.value, "image.upload_id") };
+    default:
+      throw new ServiceError("INVALID_REQUEST", "image: name a reference or an upload");
+  }
+}
+
+async function splitUpload(
+  requests: AsyncIterable<UploadImageRequest>,
+): Promise<{ header: UploadImageHeader; chunks: AsyncIterable<Uint8Array> }> {
+  const iterator = requests[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  if (first.done === true || first.value.part.case !== "header") {
+    throw new ServiceError("INVALID_REQUEST", "an upload begins with its header");
+  }
+  async function* chunks(): AsyncGenerator<Uint8Array> {
+    for (let next = await iterator.next(); next.done !== true; next = await iterator.next()) {
+      if (next.value.part.case !== "chunk") throw new ServiceError("INVALID_REQUEST", "an upload has one header");
+      yield next.value.part.value;
+    }
+  }
+  return { header: first.value.part.value, chunks: chunks() };
+}
+
+function buildMessage(build: Build) {
+  const { request, process, failure } = build;
+  const { source } = request;
+  const fields: MessageInitShape<typeof BuildSchema> = {
+    buildId: build.buildId,
+    tenantId: build.tenantId,
+    state: protoStates[build.state],
+    image: source.kind === "upload" ? source.uploadId : source.reference,
+    imageDigest: build.imageDigest,
+    cacheHit: build.cacheHit,
+    rootfsAssetId: build.rootfsAssetId,
+    platform: build.platform,
+    rootfsBytes: BigInt(build.rootfsBytes),
+    steps: build.steps.map((step) => ({
+      state: protoStates[step.state],
+      startedAtMs: BigInt(step.startedAtMs),
+      endedAtMs: BigInt(step.endedAtMs),
+      bytesDone: BigInt(step.bytesDone),
+      bytesTotal: BigInt(step.bytesTotal),
+    })),
+    createdAtMs: BigInt(build.createdAtMs),
+    ...(failure === undefined ? {} : { failure: { ...failure } }),
+    ...(process === undefined
+      ? {}
+      : {
+          process: {
+            ...process,
+            argv: [...process.argv],
+            env: process.env.map(([name, value]) => ({ name, value })),
+            groups: [...process.groups],
+            exposedPorts: [...process.exposedPorts],
+          },
+        }),
+  };
+  return create(BuildSchema, fields);
+}

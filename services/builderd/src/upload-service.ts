@@ -1,0 +1,93 @@
+import { mkdir, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { type Clock, newId, ServiceError, type TenantId, type UploadId } from "@unkey/base";
+import type { Logger } from "@unkey/daemon";
+import { defaultImageLimits, importLayoutArchive, StreamingDigest } from "@unkey/oci";
+import type { Upload, UploadStore } from "./ports.ts";
+
+export interface UploadServiceDeps {
+  readonly store: UploadStore;
+  /** Holds one OCI layout for each upload, under its id. */
+  readonly directory: string;
+  readonly maxBytes: number;
+  readonly lifetimeMs: number;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+const maxAtOnce = 8;
+const maxPerTenant = 32;
+
+/**
+ * Takes image archives in. An archive is unpacked and checked while it arrives, so one that is no image is refused before
+ * it is all here, and what is kept is ready to be built from. The row comes last: a directory without one is a leftover.
+ */
+export class UploadService {
+  readonly #deps: UploadServiceDeps;
+  readonly #receiving = new Set<UploadId>();
+
+  constructor(deps: UploadServiceDeps) {
+    this.#deps = deps;
+  }
+
+  /** `expectedDigest` may be empty. Throws IMAGE_ARCHIVE_INVALID, IMAGE_DIGEST_MISMATCH, IMAGE_TOO_LARGE, UPLOAD_LIMIT_REACHED. */
+  async receive(tenantId: TenantId, expectedDigest: string, chunks: AsyncIterable<Uint8Array>): Promise<Upload> {
+    const { store, clock, maxBytes, lifetimeMs } = this.#deps;
+    if (this.#receiving.size >= maxAtOnce) {
+      throw new ServiceError("UPLOAD_LIMIT_REACHED", `${maxAtOnce} uploads are under way`);
+    }
+    const uploadId = newId("upload");
+    this.#receiving.add(uploadId);
+    try {
+      const digest = new StreamingDigest();
+      let sizeBytes = 0;
+      async function* counted(): AsyncGenerator<Uint8Array> {
+        for await (const chunk of chunks) {
+          sizeBytes += chunk.length;
+          if (sizeBytes > maxBytes) {
+            throw new ServiceError("IMAGE_TOO_LARGE", `the archive is over ${maxBytes} bytes`, {
+              metadata: { limitBytes: String(maxBytes) },
+            });
+          }
+          digest.update(chunk);
+          yield chunk;
+        }
+      }
+      await mkdir(this.directoryOf(uploadId), { recursive: true, mode: 0o700 });
+      await importLayoutArchive(counted(), this.directoryOf(uploadId), defaultImageLimits);
+      const found = digest.finish();
+      if (expectedDigest !== "" && found !== expectedDigest) {
+        throw new ServiceError(
+          "IMAGE_DIGEST_MISMATCH",
+          `the archive has the digest ${found} instead of ${expectedDigest}`,
+        );
+      }
+      const upload = { uploadId, tenantId, digest: found, sizeBytes, expiresAtMs: clock.nowMs() + lifetimeMs };
+      await store.add(upload, maxPerTenant);
+      return upload;
+    } catch (error) {
+      await rm(this.directoryOf(uploadId), { recursive: true, force: true });
+      throw error;
+    } finally {
+      this.#receiving.delete(uploadId);
+    }
+  }
+
+  directoryOf(uploadId: UploadId): string {
+    return join(this.#deps.directory, uploadId);
+  }
+
+  /** Forgets expired uploads and removes directories that no upload owns. It takes no hint: a crash is finished by the next pass. */
+  async sweep(): Promise<void> {
+    const { store, directory, clock, log } = this.#deps;
+    const expired = await store.removeExpired(clock.nowMs());
+    // Listed before the rows are read: an upload that ends in between has its row by then or is still being received.
+    const names = await readdir(directory).catch(() => []);
+    const receiving = new Set<string>(this.#receiving);
+    const known = await store.ids();
+    for (const name of names) {
+      if (!known.has(name) && !receiving.has(name)) await rm(join(directory, name), { recursive: true, force: true });
+    }
+    if (expired.length > 0) log.info("uploads expired", { count: expired.length });
+  }
+}
