@@ -108,7 +108,7 @@ export class MemoryMachine {
   /** The init writes one control message. */
   say(message: Readonly<Record<string, unknown>>): void {
     const line = JSON.stringify(message);
-    appendFileSync(vmFiles(this.record.dir).controlLog, `${line}\n`);
+    append(vmFiles(this.record.dir).controlLog, `${line}\n`);
     this.status.addControlLine(line);
   }
 
@@ -123,7 +123,7 @@ export class MemoryMachine {
     }
     this.addIo("base", { readBytes: 1_048_576n, readOperations: 16n });
     this.say({ type: "started", uptimeSeconds: startDelayMs / 1000 });
-    if (appOutput !== "") appendFileSync(vmFiles(this.record.dir).appLog, appOutput);
+    if (appOutput !== "") append(vmFiles(this.record.dir).appLog, appOutput);
     if (exitAfter === undefined) return;
     await this.#pass(exitAfter.ms);
     this.exitApp(exitAfter.exit);
@@ -157,6 +157,15 @@ export class MemoryMachine {
     part().catch((error: unknown) => {
       if (!this.#life.signal.aborted) throw error;
     });
+  }
+}
+
+/** A monitor writes on, unseen, when its folder is taken away. */
+function append(path: string, text: string): void {
+  try {
+    appendFileSync(path, text);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
   }
 }
 

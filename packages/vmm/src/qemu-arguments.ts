@@ -1,4 +1,3 @@
-import { relative } from "node:path";
 import { mib } from "@unkey/base";
 import { type DriveId, type VmNetwork, type VmSpec, vmFiles } from "./hypervisor.ts";
 
@@ -65,31 +64,40 @@ export function machineArguments(machine: QemuMachine, consoleLog: string): stri
 }
 
 /**
- * Everything after the program's name for one VM. The spec has been checked: no value can end its option early. Paths are
- * relative to the VM's folder, where the monitor starts: its user needs no way through the folders above.
+ * Everything after the program's name for one VM. The spec has been checked: no value can end its option early. Files in the
+ * VM's folder are named relative to it, where the monitor starts: its user needs no way through the folders above.
  */
 export function vmArguments(spec: VmSpec, tscKhz: number | undefined): string[] {
-  const near = (path: string) => relative(spec.dir, path);
-  const files = { ...vmFiles(spec.dir), ...qemuFiles(spec.dir) };
-  const [consoleLog, appLog, controlLog] = [near(files.consoleLog), near(files.appLog), near(files.controlLog)];
-  const [qmpSocket, controlSocket] = [near(files.qmpSocket), near(files.controlSocket)];
-  const machine = { ...spec, kernelPath: near(spec.kernelPath), initrdPath: near(spec.initrdPath) };
-  const accelerator = spec.accelerator === "kvm" ? "kvm" : "tcg";
+  const near = (path: string): string => (path.startsWith(`${spec.dir}/`) ? path.slice(spec.dir.length + 1) : path);
+  const files = vmFiles(spec.dir);
+  const sockets = qemuFiles(spec.dir);
+  const machine: QemuMachine = {
+    accelerator: spec.accelerator === "kvm" ? "kvm" : "tcg",
+    memoryBytes: spec.memoryBytes,
+    vcpuCount: spec.vcpuCount,
+    kernelPath: near(spec.kernelPath),
+    initrdPath: near(spec.initrdPath),
+    tscKhz,
+    kernelArguments: [],
+  };
   return [
     ["-name", spec.name],
-    machineArguments({ ...machine, accelerator, tscKhz, kernelArguments: [] }, consoleLog),
+    machineArguments(machine, near(files.consoleLog)),
     // The process outlives its guest, so that final counters can be read.
     ["-S", "-action", "reboot=shutdown,shutdown=pause,panic=shutdown"],
-    ["-chardev", `socket,id=qmp,path=${qmpSocket},server=on,wait=off`],
+    ["-chardev", `socket,id=qmp,path=${near(sockets.qmpSocket)},server=on,wait=off`],
     ["-mon", "chardev=qmp,mode=control"],
     drive("base", near(spec.drives.basePath), true),
     drive("upper", near(spec.drives.upperPath), false),
     drive("config", near(spec.drives.configPath), true),
     ["-device", "virtio-serial-device"],
     // A console port takes the guest's words whether or not a client is connected, and the log file keeps them.
-    ["-chardev", `socket,id=control,path=${controlSocket},server=on,wait=off,logfile=${controlLog},logappend=on`],
+    [
+      "-chardev",
+      `socket,id=control,path=${near(sockets.controlSocket)},server=on,wait=off,logfile=${near(files.controlLog)},logappend=on`,
+    ],
     ["-device", "virtconsole,chardev=control,name=control"],
-    ["-chardev", `file,id=app,path=${appLog},append=on`],
+    ["-chardev", `file,id=app,path=${near(files.appLog)},append=on`],
     ["-device", "virtserialport,chardev=app,name=app"],
     spec.network === undefined ? [] : network(spec.network),
   ].flat();

@@ -1,0 +1,4 @@
+import { hypervisorContract } from "./hypervisor.contract.ts";
+import { openQemuFixture, qemuSkipReason } from "./qemu-test-host.ts";
+
+hypervisorContract("qemu", qemuSkipReason(), openQemuFixture);
