@@ -47,6 +47,7 @@ const services: readonly Service[] = [
     dependsOn: ["certificates", "guest", "assetmanagerd", "billaged"],
     ports: { rpc: 8080, health: 9465 },
     settings: (home) => ({
+      GUEST_DIR: home.guestDir,
       ASSETMANAGERD_ADDRESS: peer(home, "assetmanagerd"),
       BILLAGED_ADDRESS: peer(home, "billaged"),
     }),
