@@ -286,6 +286,52 @@ export const errorCatalogue = {
     code: "already_exists",
     nextStep: "Announce the incarnation exactly as before, or start a new one.",
   },
+  // Assets (services/assetmanagerd)
+  ASSET_NOT_FOUND: {
+    code: "not_found",
+    nextStep: "Check the asset id; list the tenant's assets to see what there is.",
+  },
+  ASSET_NOT_AVAILABLE: { code: "failed_precondition", nextStep: "Upload the asset again, or use another one." },
+  ASSET_IN_USE: { code: "failed_precondition", nextStep: "Delete the VMs that hold the asset first." },
+  ASSET_DIGEST_MISMATCH: { code: "invalid_argument", nextStep: "Upload it again, with the digest of what is sent." },
+  ASSET_SIZE_MISMATCH: { code: "invalid_argument", nextStep: "Upload it again, with the length of what is sent." },
+  ASSET_TOO_LARGE: {
+    code: "resource_exhausted",
+    nextStep: "Make the asset smaller, or raise UNKEY_ASSETMANAGERD_MAX_ASSET.",
+  },
+  ASSET_QUOTA_EXCEEDED: { code: "resource_exhausted", nextStep: "Delete assets that are not needed any more." },
+  ASSET_STORE_FULL: { code: "resource_exhausted", nextStep: "Free space in assetmanagerd's data directory." },
+  ASSET_STORE_BUSY: { code: "resource_exhausted", nextStep: "Try again when another upload has finished." },
+  ASSET_CORRUPT: { code: "data_loss", nextStep: "Upload or build the asset again: the stored bytes are wrong." },
+  LEASE_NOT_FOUND: { code: "not_found", nextStep: "Prepare the assets again: the lease has ended." },
+  LEASE_KEY_REUSED: {
+    code: "already_exists",
+    nextStep: "Repeat the first request exactly, or choose another lease key.",
+  },
+  STAGING_TARGET_REFUSED: {
+    code: "invalid_argument",
+    nextStep: "Stage below a directory in UNKEY_ASSETMANAGERD_STAGING_ROOTS, without symbolic links on the way.",
+  },
+  STAGING_FAILED: { code: "internal", nextStep: "Read assetmanagerd's log for the system's own words." },
+  // Usage and its price (services/billing-aggregator)
+  BATCH_DAMAGED: { code: "invalid_argument", nextStep: "Send the batch again as it stands in the log." },
+  INBOX_FULL: {
+    code: "resource_exhausted",
+    nextStep: "Give the aggregator's data directory room, or raise UNKEY_BILLING_AGGREGATOR_INBOX_MAX_BYTES.",
+  },
+  PRICE_BOOK_INVALID: {
+    code: "invalid_argument",
+    nextStep: "Correct the part of the price book that the message names.",
+  },
+  PRICE_BOOK_EXISTS: {
+    code: "already_exists",
+    nextStep: "Choose another price_book_id and effective_from_ms: a book is never changed.",
+  },
+  USAGE_SPANS_CURRENCIES: {
+    code: "failed_precondition",
+    nextStep: "Ask for each side of the instant in the message by itself.",
+  },
+  USAGE_TOO_LARGE: { code: "resource_exhausted", nextStep: "Ask for one app or VM, or for a shorter period." },
 } as const satisfies Record<string, CatalogueEntry>;
 
 export type ErrorReason = keyof typeof errorCatalogue;

@@ -1,1 +1,2 @@
-export {};
+export { readConfig } from "./config.ts";
+export { startBillingAggregator } from "./wiring.ts";

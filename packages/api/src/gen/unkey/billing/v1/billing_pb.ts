@@ -312,7 +312,7 @@ export type UsageLine = Message<"unkey.billing.v1.UsageLine"> & {
   quantities?: UsageQuantities | undefined;
 
   /**
-   * What it costs, meter by meter.
+   * What it costs, meter by meter; in an app's total, the sums of its VMs' amounts.
    *
    * @generated from field: repeated unkey.billing.v1.PricedMeter meters = 4;
    */
@@ -389,14 +389,14 @@ export type UsageReport = Message<"unkey.billing.v1.UsageReport"> & {
   tenantId: string;
 
   /**
-   * The period asked for.
+   * The period asked for, widened to whole minutes; to hours and days where only those are kept.
    *
    * @generated from field: int64 from_ms = 2;
    */
   fromMs: bigint;
 
   /**
-   * The period asked for.
+   * The period asked for, widened likewise.
    *
    * @generated from field: int64 to_ms = 3;
    */
@@ -424,7 +424,7 @@ export type UsageReport = Message<"unkey.billing.v1.UsageReport"> & {
   total?: Money | undefined;
 
   /**
-   * Price book that priced it.
+   * Price book of the latest usage; what was used before it took effect has the price of its time.
    *
    * @generated from field: string price_book_id = 7;
    */
@@ -557,7 +557,7 @@ export type PriceBook = Message<"unkey.billing.v1.PriceBook"> & {
   exponent: number;
 
   /**
-   * It prices usage from this instant on.
+   * It prices usage from this instant on: the start of a minute, more than five minutes after it is put.
    *
    * @generated from field: int64 effective_from_ms = 4;
    */
@@ -571,7 +571,8 @@ export type PriceBook = Message<"unkey.billing.v1.PriceBook"> & {
   prices: Price[];
 
   /**
-   * sha256 of all of the above, hex; filled by the service.
+   * sha256, hex, of the fields above in their order and `meter amount per_quantity` of each price by meter, joined by line
+   * feeds; filled by the service.
    *
    * @generated from field: string hash = 6;
    */
