@@ -1,0 +1,133 @@
+import { constants, type Stats } from "node:fs";
+import {
+  copyFile,
+  type FileHandle,
+  link,
+  lstat,
+  mkdir,
+  open,
+  readlink,
+  realpath,
+  rename,
+  rm,
+  stat,
+} from "node:fs/promises";
+import { isAbsolute, join, relative, sep } from "node:path";
+import { ServiceError } from "@unkey/base";
+import type { Placement, Stager, StagingMethod } from "../ports.ts";
+
+const directoryFlags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+
+/**
+ * Stages into directories below the configured roots. The way from the root to the target is walked through open
+ * directory handles without following a symbolic link, and files are placed through the last handle, so nobody can
+ * swap a directory for a link between the check and the use.
+ */
+export class DirectoryStager implements Stager {
+  readonly #roots: readonly string[];
+
+  /** Roots may be reached through links, which their owner made, and may appear later. */
+  constructor(roots: readonly string[]) {
+    this.#roots = roots.map((root) => join(root));
+  }
+
+  async stage(targetDir: string, placements: readonly Placement[], signal: AbortSignal): Promise<StagingMethod[]> {
+    await using dir = await this.#openTarget(targetDir);
+    const methods: StagingMethod[] = [];
+    for (const placement of placements) {
+      signal.throwIfAborted();
+      try {
+        methods.push(await place(`/proc/self/fd/${dir.fd}`, placement));
+      } catch (cause) {
+        throw new ServiceError("STAGING_FAILED", `${placement.fileName} could not be staged`, { cause });
+      }
+    }
+    await dir.sync();
+    return methods;
+  }
+
+  async #openTarget(targetDir: string): Promise<FileHandle> {
+    const root = this.#roots.find((candidate) => isBelow(candidate, targetDir));
+    if (root === undefined) throw refused("lies below none of the staging roots");
+    const way = relative(root, targetDir);
+    const realRoot = await realpath(root).catch((cause: unknown) => {
+      throw refused("lies below a staging root that does not exist", cause);
+    });
+    let at = await open(realRoot, directoryFlags);
+    try {
+      for (const name of way.split(sep)) {
+        const path = `/proc/self/fd/${at.fd}/${name}`;
+        await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+          if (error.code !== "EEXIST") throw error;
+        });
+        const next = await open(path, directoryFlags);
+        await at.close();
+        at = next;
+      }
+      // The kernel's own word for where we are: nothing moved the walk elsewhere.
+      if ((await readlink(`/proc/self/fd/${at.fd}`)) !== join(realRoot, way))
+        throw refused("was moved while it was opened");
+      return at;
+    } catch (cause) {
+      await at.close();
+      if (cause instanceof ServiceError) throw cause;
+      const { code } = cause as NodeJS.ErrnoException;
+      const link = code === "ELOOP" || code === "ENOTDIR";
+      throw refused(link ? "is reached through something that is no directory" : "cannot be opened", cause);
+    }
+  }
+}
+
+/** True for a normal absolute path strictly below `root`. */
+function isBelow(root: string, path: string): boolean {
+  if (!isAbsolute(path) || path !== join(path) || path.endsWith(sep)) return false;
+  const way = relative(root, path);
+  return way !== "" && way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way);
+}
+
+async function place(dir: string, { blobPath, fileName }: Placement): Promise<StagingMethod> {
+  const path = `${dir}/${fileName}`;
+  const blob = await stat(blobPath);
+  const present = await lstat(path).catch(() => undefined);
+  if (present !== undefined && sameFile(present, blob)) return "hard_link";
+  // A new name that replaces the old in one step: whoever has the old file open keeps it.
+  const temporary = `${dir}/.${fileName}.staging`;
+  await rm(temporary, { force: true });
+  try {
+    const method = await linkOrCopy(blobPath, temporary);
+    await rename(temporary, path);
+    return method;
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+async function linkOrCopy(from: string, to: string): Promise<StagingMethod> {
+  try {
+    await link(from, to);
+    return "hard_link";
+  } catch (error) {
+    // Another file system, or a blob with too many names already.
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "EXDEV" && code !== "EMLINK" && code !== "EPERM") throw error;
+  }
+  try {
+    await copyFile(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE_FORCE);
+    return "reflink";
+  } catch {
+    await rm(to, { force: true });
+    await copyFile(from, to, constants.COPYFILE_EXCL);
+    await using file = await open(to, "r");
+    await file.sync();
+    return "copy";
+  }
+}
+
+function sameFile(a: Stats, b: Stats): boolean {
+  return a.dev === b.dev && a.ino === b.ino;
+}
+
+function refused(why: string, cause?: unknown): ServiceError {
+  return new ServiceError("STAGING_TARGET_REFUSED", `the target directory ${why}`, { cause });
+}

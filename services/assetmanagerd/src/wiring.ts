@@ -1,0 +1,43 @@
+import { access, constants, mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { AssetService as AssetServiceDesc } from "@unkey/api/asset";
+import { systemClock } from "@unkey/base";
+import { type DaemonContext, everyMs } from "@unkey/daemon";
+import { listenRpc, openIdentity } from "@unkey/rpc";
+import { DirectoryStager } from "./adapters/directory-stager.ts";
+import { DiskBlobStore } from "./adapters/disk-blob-store.ts";
+import { SqlAssetCatalog } from "./adapters/sql-asset-catalog.ts";
+import type { Config } from "./config.ts";
+import { assetHandlers } from "./handlers.ts";
+import { AssetService } from "./service.ts";
+
+export async function startAssetManager(config: Config, context: DaemonContext): Promise<AsyncDisposable> {
+  const { log, metrics, health } = context;
+  await using stack = new AsyncDisposableStack(); // closes in reverse order, also when a later line throws
+  const identity = stack.use(openIdentity(config.rpc, context));
+  await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
+  const blobsDir = join(config.dataDir, "blobs");
+  const catalog = stack.use(await SqlAssetCatalog.open(join(config.dataDir, "assets.db")));
+  const blobs = await DiskBlobStore.open(blobsDir);
+  const stager = new DirectoryStager(config.stagingRoots);
+  const service = new AssetService({ ...config, catalog, blobs, stager, clock: systemClock, log, metrics });
+  await service.heal(context.stopping);
+  health.dependency("catalog", async () => void (await catalog.usage("")));
+  health.dependency("blob store", () => access(blobsDir, constants.R_OK | constants.W_OK));
+  stack.use(
+    everyMs(config.gcIntervalMs, async (signal) => void (await service.collect(signal)), { name: "collect", log }),
+  );
+  const server = stack.use(
+    await listenRpc({
+      routes: (router) => router.service(AssetServiceDesc, assetHandlers(service)),
+      identity,
+      host: config.rpc.host,
+      port: config.rpc.port,
+      log,
+      metrics,
+      abort: context.abort,
+    }),
+  );
+  context.announce("rpc", server.host, server.port);
+  return stack.move(); // everything is up: the caller owns it now
+}

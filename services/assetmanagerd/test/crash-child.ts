@@ -1,0 +1,79 @@
+/**
+ * Does one thing to a store and dies by SIGKILL at a named point of it. Arguments: directory, point, and what the
+ * point needs (an asset id).
+ */
+import { parseId } from "@unkey/base";
+import type { AssetDeclaration } from "../src/domain/asset.ts";
+import type { AssetCatalog, BlobStore, Stager } from "../src/ports.ts";
+import { bytes, digestOf, openFixture } from "./fixture.ts";
+
+const [dir = "", point = "", assetId = ""] = process.argv.slice(2);
+const signal = new AbortController().signal;
+
+function die(): never {
+  process.kill(process.pid, "SIGKILL");
+  for (;;); // the signal arrives before anything else runs
+}
+
+/** `target` with one method that dies instead of working. */
+function dying<T extends object>(target: T, method: keyof T): T {
+  return new Proxy(target, {
+    get: (real, key) => {
+      const value: unknown = Reflect.get(real, key);
+      if (key === method) return die;
+      return typeof value === "function" ? value.bind(real) : value;
+    },
+  });
+}
+
+const content = bytes("crashing content");
+const declaration: AssetDeclaration = {
+  owner: "",
+  name: "crash",
+  kind: "rootfs",
+  digest: digestOf(content),
+  sizeBytes: content.length,
+  labels: {},
+};
+
+async function* chunks(dieAfter: number) {
+  for (let at = 0; at < content.length; at += 4) {
+    if (at >= dieAfter) die();
+    yield await Promise.resolve(content.subarray(at, at + 4));
+  }
+}
+
+const real = await openFixture({ dir });
+const id = assetId === "" ? undefined : parseId("asset", assetId, "asset");
+const open = (parts: { catalog?: AssetCatalog; blobs?: BlobStore; stager?: Stager }) =>
+  openFixture({ dir, gcGraceMs: 60_000, ...parts });
+
+switch (point) {
+  case "while receiving":
+    await real.service.upload(declaration, chunks(8), signal);
+    break;
+  case "between blob and row": {
+    const { service } = await open({ catalog: dying(real.catalog, "add") });
+    await service.upload(declaration, chunks(Infinity), signal);
+    break;
+  }
+  case "between row and blob": {
+    const { service } = await open({ blobs: dying(real.blobs, "delete") });
+    await service.collect(signal);
+    await service.collect(signal);
+    break;
+  }
+  case "between lease and file": {
+    const { service } = await open({ stager: { stage: die } });
+    if (id === undefined) throw new Error("needs an asset");
+    const placements = [{ assetId: id, fileName: "rootfs" }];
+    await service.prepare(
+      { tenantId: "", leaseKey: "vm_1", placements, targetDir: `${dir}/jails/vm_1`, leaseMs: 5000 },
+      signal,
+    );
+    break;
+  }
+  default:
+    throw new Error(`no such point: ${point}`);
+}
+throw new Error("survived");

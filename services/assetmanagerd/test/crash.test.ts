@@ -1,0 +1,101 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { AssetState } from "@unkey/api/asset";
+import { bytes, digestOf, openFixture, uploadOf } from "./fixture.ts";
+
+const content = bytes("crashing content");
+const signal = new AbortController().signal;
+
+function temporary(t: TestContext): string {
+  const dir = mkdtempSync(join(tmpdir(), "assets-crash-"));
+  t.after(() => rmSync(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+async function crash(dir: string, point: string, assetId = ""): Promise<void> {
+  const script = new URL("./crash-child.ts", import.meta.url).pathname;
+  const child = spawn(process.execPath, [script, dir, point, assetId], { stdio: ["ignore", "ignore", "pipe"] });
+  let errors = "";
+  child.stderr.on("data", (chunk: Buffer) => (errors += chunk.toString()));
+  const [, killedBy] = (await once(child, "close")) as [number | null, string | null];
+  assert.equal(killedBy, "SIGKILL", errors);
+}
+
+test("a crash while bytes arrive leaves nothing after the next start", async (t) => {
+  const dir = temporary(t);
+  await crash(dir, "while receiving");
+  assert.equal(readdirSync(join(dir, "blobs", "incoming")).length, 1);
+  await using assets = await openFixture({ dir });
+  assert.deepEqual(readdirSync(join(dir, "blobs", "incoming")), []);
+  assert.deepEqual(await Array.fromAsync(assets.blobs.list()), []);
+  const asset = await assets.as("builderd").uploadAsset(uploadOf(content));
+  assert.equal(asset.state, AssetState.AVAILABLE);
+});
+
+test("a crash between blob and row leaves a blob that the second pass removes, or that a new upload adopts", async (t) => {
+  const dir = temporary(t);
+  await crash(dir, "between blob and row");
+  {
+    await using assets = await openFixture({ dir });
+    await assets.service.heal(signal);
+    assert.deepEqual((await assets.as("builderd").listAssets({})).assets, []);
+    assert.ok(existsSync(assets.blobPath(digestOf(content))));
+    assert.equal((await assets.service.collect(signal)).freedBytes, 0);
+    assert.equal((await assets.service.collect(signal)).freedBytes, content.length);
+    assert.equal(existsSync(assets.blobPath(digestOf(content))), false);
+  }
+  await crash(dir, "between blob and row");
+  await using assets = await openFixture({ dir });
+  await assets.service.collect(signal);
+  await assets.as("builderd").uploadAsset(uploadOf(content));
+  assert.equal((await assets.service.collect(signal)).freedBytes, 0);
+  assert.ok(existsSync(assets.blobPath(digestOf(content))));
+});
+
+test("a crash between row and blob, while sweeping, is finished by later passes", async (t) => {
+  const dir = temporary(t);
+  {
+    await using assets = await openFixture({ dir });
+    const { assetId } = await assets.as("builderd").uploadAsset(uploadOf(content));
+    await assets.as("builderd").deleteAsset({ assetId });
+  }
+  await crash(dir, "between row and blob");
+  await using assets = await openFixture({ dir });
+  await assets.service.heal(signal);
+  assert.deepEqual((await assets.as("builderd").listAssets({})).assets, []);
+  assert.ok(existsSync(assets.blobPath(digestOf(content))));
+  await assets.service.collect(signal);
+  assert.equal((await assets.service.collect(signal)).freedBytes, content.length);
+});
+
+test("a crash between lease and file leaves a lease that the same request takes over, or that expires", async (t) => {
+  const dir = temporary(t);
+  let assetId = "";
+  {
+    await using assets = await openFixture({ dir });
+    ({ assetId } = await assets.as("metald").uploadAsset(uploadOf(content)));
+  }
+  await crash(dir, "between lease and file", assetId);
+  await using assets = await openFixture({ dir });
+  const metald = assets.as("metald");
+  const [left] = (await metald.listLeases({})).leases;
+  assert.equal(left?.leaseKey, "vm_1");
+  const { lease, staged } = await metald.prepareAssets({
+    leaseKey: "vm_1",
+    placements: [{ assetId, fileName: "rootfs" }],
+    targetDir: join(assets.jails, "vm_1"),
+    leaseMs: 5000n,
+  });
+  assert.equal(lease?.leaseId, left.leaseId);
+  assert.ok(existsSync(staged[0]?.path ?? ""));
+  assets.advance(6000);
+  assert.deepEqual((await metald.listLeases({})).leases, []);
+  await assets.as("builderd").deleteAsset({ assetId });
+  await assets.service.collect(signal);
+  assert.deepEqual((await assets.service.collect(signal)).swept, [assetId]);
+});

@@ -1,0 +1,102 @@
+import { createHash } from "node:crypto";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Client } from "@connectrpc/connect";
+import { AssetKind, AssetService as AssetServiceDesc, type UploadHeader } from "@unkey/api/asset";
+import { type Clock, newId, systemClock, type TenantId } from "@unkey/base";
+import { createLogger, Metrics } from "@unkey/daemon";
+import { inMemoryClient } from "@unkey/rpc";
+import { DirectoryStager } from "../src/adapters/directory-stager.ts";
+import { DiskBlobStore } from "../src/adapters/disk-blob-store.ts";
+import { SqlAssetCatalog } from "../src/adapters/sql-asset-catalog.ts";
+import type { Digest } from "../src/domain/asset.ts";
+import { assetHandlers } from "../src/handlers.ts";
+import { AssetService, type AssetServiceDeps } from "../src/service.ts";
+
+export const graceMs = 60_000;
+
+export function digestOf(content: Uint8Array): Digest {
+  return `sha256:${createHash("sha256").update(content).digest("hex")}`;
+}
+
+export interface Fixture extends AsyncDisposable {
+  readonly dir: string;
+  /** Where staging is allowed. */
+  readonly jails: string;
+  readonly service: AssetService;
+  readonly blobs: DiskBlobStore;
+  readonly catalog: SqlAssetCatalog;
+  readonly tenantId: TenantId;
+  readonly lines: string[];
+  advance(ms: number): void;
+  /** The RPCs as a service calls them for itself. */
+  as(service: "gatewayd" | "builderd" | "metald" | "operator"): Client<typeof AssetServiceDesc>;
+  /** The RPCs as `service` calls them on behalf of a tenant. */
+  actingFor(tenantId: TenantId, service: "gatewayd" | "builderd" | "metald"): Client<typeof AssetServiceDesc>;
+  blobPath(digest: Digest): string;
+}
+
+/** assetmanagerd's own parts over real files, behind its RPCs, with a clock that the test moves. */
+export async function openFixture(
+  options: { readonly dir?: string } & Partial<AssetServiceDeps> = {},
+): Promise<Fixture> {
+  await using stack = new AsyncDisposableStack();
+  const dir = options.dir ?? mkdtempSync(join(tmpdir(), "assets-"));
+  if (options.dir === undefined) stack.defer(() => rmSync(dir, { recursive: true, force: true }));
+  const jails = join(dir, "jails");
+  mkdirSync(jails, { recursive: true });
+  let offsetMs = 0;
+  const clock: Clock = { ...systemClock, nowMs: () => Date.now() + offsetMs };
+  const lines: string[] = [];
+  const catalog = stack.use(await SqlAssetCatalog.open(join(dir, "assets.db")));
+  const blobs = await DiskBlobStore.open(join(dir, "blobs"));
+  const service = new AssetService({
+    catalog,
+    blobs,
+    stager: new DirectoryStager([jails]),
+    clock,
+    log: createLogger({ level: "debug", write: (line) => lines.push(line) }),
+    metrics: new Metrics(),
+    maxAssetBytes: 64 * 1024 * 1024,
+    tenantQuotaBytes: 0,
+    gcGraceMs: graceMs,
+    ...options,
+  });
+  const routes = (router: Parameters<Parameters<typeof inMemoryClient>[1]["routes"]>[0]) =>
+    void router.service(AssetServiceDesc, assetHandlers(service));
+  const owned = stack.move();
+  return {
+    dir,
+    jails,
+    service,
+    blobs,
+    catalog,
+    tenantId: newId("tenant"),
+    lines,
+    advance: (ms) => void (offsetMs += ms),
+    as: (name) => inMemoryClient(AssetServiceDesc, { routes, caller: { service: name } }),
+    actingFor: (tenantId, name) =>
+      inMemoryClient(AssetServiceDesc, {
+        routes,
+        caller: { service: name, principal: { tenantId, subject: "key_1", roles: [], requestId: "req_1" } },
+      }),
+    blobPath: (digest) => join(dir, "blobs", "sha256", digest.slice(7, 9), digest.slice(9)),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+/** The messages of an upload of `content`, in chunks of a few bytes. */
+export async function* uploadOf(content: Uint8Array, header: Partial<UploadHeader> = {}) {
+  const { tenantId = "", name = "an asset", kind = AssetKind.ROOTFS, labels = {} } = header;
+  const digest = header.digest ?? digestOf(content);
+  const sizeBytes = header.sizeBytes ?? BigInt(content.length);
+  yield await Promise.resolve({
+    part: { case: "header" as const, value: { tenantId, name, kind, labels, digest, sizeBytes } },
+  });
+  for (let at = 0; at < content.length; at += 7) {
+    yield { part: { case: "chunk" as const, value: content.subarray(at, at + 7) } };
+  }
+}
+
+export const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
