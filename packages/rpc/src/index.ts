@@ -12,6 +12,7 @@ export {
 } from "./caller.ts";
 export { openRpcChannel, type RpcChannel, type RpcChannelOptions } from "./channel.ts";
 export { toConnectError, toServiceError } from "./errors.ts";
+export { completeError } from "./http-answer.ts";
 export { type InMemoryOptions, inMemoryClient } from "./in-memory.ts";
 export { createPipeline, type Pipeline, type PipelineOptions } from "./pipeline.ts";
 export { type MintOptions, mintPrincipal, PrincipalVerifier } from "./principal.ts";

@@ -6,18 +6,22 @@ export class Changes {
     for (const wake of this.#waiting.get(key) ?? []) wake();
   }
 
-  /** Resolves at the next notification for `key`, after `timeoutMs`, or when the signal is aborted. */
+  /**
+   * Resolves at the next notification for `key`, after `timeoutMs`, or when the signal is aborted. Call it before
+   * looking, await it after: a change in between is not missed.
+   */
   async next(key: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
     if (signal.aborted) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
+    const changed = Promise.withResolvers<void>();
+    const wake = () => changed.resolve();
     const waiting = this.#waiting.get(key) ?? new Set();
-    this.#waiting.set(key, waiting.add(resolve));
-    const timer = setTimeout(resolve, timeoutMs);
-    signal.addEventListener("abort", resolve, { once: true });
-    await promise;
+    this.#waiting.set(key, waiting.add(wake));
+    const timer = setTimeout(wake, timeoutMs);
+    signal.addEventListener("abort", wake, { once: true });
+    await changed.promise;
     clearTimeout(timer);
-    signal.removeEventListener("abort", resolve);
-    waiting.delete(resolve);
+    signal.removeEventListener("abort", wake);
+    waiting.delete(wake);
     if (waiting.size === 0 && this.#waiting.get(key) === waiting) this.#waiting.delete(key);
   }
 }

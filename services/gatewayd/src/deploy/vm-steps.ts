@@ -74,11 +74,7 @@ export function bootStep(deps: {
 }
 
 /** Waits until each VM serves its port. */
-export function healthStep(deps: {
-  readonly store: WorkStore;
-  readonly observer: AppObserver;
-  readonly nowMs: () => number;
-}): Step {
+export function healthStep(deps: { readonly observer: AppObserver; readonly nowMs: () => number }): Step {
   const { observer, nowMs } = deps;
   return {
     timeoutMs: 700_000,
