@@ -22,7 +22,7 @@ const services: readonly Service[] = [
     name: "assetmanagerd",
     dependsOn: ["certificates"],
     ports: { rpc: 8083, health: 9468 },
-    settings: () => ({}),
+    settings: (home) => ({ STAGING_ROOTS: join(home.dataDir("metald"), "vms") }),
   },
   {
     name: "billing-aggregator",
@@ -56,9 +56,11 @@ const services: readonly Service[] = [
     name: "gatewayd",
     dependsOn: ["certificates", "builderd", "metald", "billing-aggregator"],
     ports: { rpc: 8000, ingress: 8443, health: 9464 },
-    settings: (home) => ({
+    settings: (home, ports) => ({
+      INGRESS_PORT: String(ports["ingress"]),
       BUILDERD_ADDRESS: peer(home, "builderd"),
       AGGREGATOR_ADDRESS: peer(home, "billing-aggregator"),
+      METALD_ADDRESSES: peer(home, "metald"),
     }),
   },
 ];

@@ -11,6 +11,8 @@ export interface Home {
   readonly guestDir: string;
   /** The authority behind mutual TLS between the daemons. */
   readonly authorityDir: string;
+  /** Where gatewayd puts the certificate of the authority behind the API's and the apps' addresses. */
+  readonly publicCaFile: string;
   readonly statusFile: string;
   readonly portsFile: string;
   readonly lockFile: string;
@@ -43,6 +45,7 @@ export function openHome(path: string): Home {
     compileCacheDir: folder("cache/compile"),
     guestDir: join(root, "guest"),
     authorityDir: join(root, "pki/internal"),
+    publicCaFile: join(root, "data/gatewayd/ingress-ca.crt"),
     statusFile: join(runDir, "status.json"),
     portsFile: join(runDir, "ports.json"),
     lockFile: join(runDir, "supervisor.lock"),

@@ -2,6 +2,7 @@ import { Authority, ensureIdentity } from "@unkey/pki";
 import { platformDaemons, trustDomain } from "./daemon-environment.ts";
 import type { PlatformSpec, TaskSpec } from "./daemon-spec.ts";
 import type { Home } from "./home.ts";
+import { keepProfile } from "./keep-profile.ts";
 import { isMemoryOnly } from "./preflight.ts";
 
 /** The platform of this repository: its six daemons, their authority and the guest's kernel. */
@@ -22,7 +23,7 @@ export function unkeyPlatform(home: Home, env: Readonly<Record<string, string | 
       guest(home, isMemoryOnly(env)),
     ],
     renewIdentity,
-    announce: () => undefined,
+    announce: (addressesOf) => keepProfile(home, addressesOf("gatewayd")["rpc"]),
   };
 }
 
