@@ -2,6 +2,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { MeteringService, SampleFrame } from "@unkey/api/metering";
 import { ServiceError } from "@unkey/base";
 import type { MeterService } from "./service.ts";
+import { WakeUp } from "./wake-up.ts";
 
 /** Frames of one stream that wait for the disk at once; the sender waits behind them. */
 const maxInFlight = 256;
@@ -31,60 +32,57 @@ export function meteringHandlers(service: MeterService, stopping: AbortSignal): 
 
 /** Takes frames as fast as the disk allows and yields how far they are durable; several frames may share an answer. */
 async function* acknowledge(service: MeterService, frames: AsyncIterable<SampleFrame>, signal: AbortSignal) {
-  let news = Promise.withResolvers<void>();
-  const wake = () => {
-    news.resolve();
-    news = Promise.withResolvers();
+  const news = new WakeUp();
+  const state: { hostId: string; epoch: bigint; inFlight: number; ended: boolean; failure: Error | undefined } = {
+    hostId: "",
+    epoch: 0n,
+    inFlight: 0,
+    ended: false,
+    failure: undefined,
   };
-  let hostId: string | undefined;
-  let epoch = 0n;
-  let ended = false;
-  let failure: unknown;
-  let inFlight = 0;
+  const fail = (error: unknown) => {
+    state.failure ??= error instanceof Error ? error : new Error("a frame was not taken", { cause: error });
+  };
+  const take = async (frame: SampleFrame) => {
+    state.inFlight += 1;
+    await service.ingest(frame).catch(fail);
+    state.inFlight -= 1;
+    news.call();
+  };
   const read = async () => {
     for await (const frame of frames) {
-      hostId ??= frame.hostId;
-      epoch = frame.hostEpoch;
-      if (frame.hostId !== hostId) throw new ServiceError("INVALID_REQUEST", "one stream carries one host's frames");
-      inFlight += 1;
-      service
-        .ingest(frame)
-        .catch((error: unknown) => {
-          failure ??= error;
-        })
-        .finally(() => {
-          inFlight -= 1;
-          wake();
-        });
-      while (inFlight >= maxInFlight && failure === undefined) await news.promise;
-      if (failure !== undefined || signal.aborted) return;
+      if (state.hostId !== "" && frame.hostId !== state.hostId) {
+        throw new ServiceError("INVALID_REQUEST", "one stream carries one host's frames");
+      }
+      state.hostId = frame.hostId;
+      state.epoch = frame.hostEpoch;
+      void take(frame);
+      while (state.inFlight >= maxInFlight && state.failure === undefined) await news.next;
+      if (state.failure !== undefined || signal.aborted) return;
     }
   };
   const reading = read()
-    .catch((error: unknown) => {
-      failure ??= error;
-    })
+    .catch(fail)
     .finally(() => {
-      ended = true;
-      wake();
+      state.ended = true;
+      news.call();
     });
-  signal.addEventListener("abort", wake, { once: true });
+  signal.addEventListener("abort", () => news.call(), { once: true });
   let told = { epoch: 0n, frameSeq: 0 };
   for (;;) {
-    const waiting = news.promise;
-    const done = ended && inFlight === 0;
-    if (hostId !== undefined) {
-      const now = service.progress(hostId);
-      if (now.epoch === epoch && (now.epoch !== told.epoch || now.frameSeq !== told.frameSeq)) {
-        told = now;
-        yield { hostEpoch: now.epoch, frameSeq: BigInt(now.frameSeq) };
-        continue;
-      }
+    const waiting = news.next;
+    const done = state.ended && state.inFlight === 0;
+    const now = service.progress(state.hostId);
+    if (now.epoch === state.epoch && (now.epoch !== told.epoch || now.frameSeq !== told.frameSeq)) {
+      told = now;
+      yield { hostEpoch: now.epoch, frameSeq: BigInt(now.frameSeq) };
+      continue;
     }
-    if (failure !== undefined) throw failure;
+    if (state.failure !== undefined) throw state.failure;
     if (done) break;
-    if (signal.aborted)
+    if (signal.aborted) {
       throw new ServiceError("SHUTTING_DOWN", "the meter is stopping; send again what is not acknowledged");
+    }
     await waiting;
   }
   await reading;

@@ -3,12 +3,15 @@ import { type Backoff, backoffDelayMs, type Clock } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
 import type { EncodedBatch } from "./domain/batch-encoding.ts";
 import type { BatchSink, MeterStore } from "./ports.ts";
+import type { WakeUp } from "./wake-up.ts";
 
 export interface PublisherDeps {
   readonly store: Pick<MeterStore, "pending">;
   readonly sink: BatchSink;
   readonly clock: Clock;
   readonly log: Logger;
+  /** Called when there is something new to publish. */
+  readonly news: WakeUp;
   /** A batch is settled and can be forgotten. */
   readonly onSettled: (batchId: string) => Promise<void>;
 }
@@ -25,19 +28,11 @@ export class Publisher implements AsyncDisposable {
   readonly #deps: PublisherDeps;
   readonly #stop = new AbortController();
   readonly #running: Promise<void>;
-  /** Replaced each time it is resolved. */
-  #news = Promise.withResolvers<void>();
-  #failure: unknown;
+  #failure: Error | undefined;
 
   constructor(deps: PublisherDeps) {
     this.#deps = deps;
     this.#running = this.#run();
-  }
-
-  /** Tells that there may be something new. */
-  wake(): void {
-    this.#news.resolve();
-    this.#news = Promise.withResolvers();
   }
 
   /** Throws what the last attempt failed with, while none has succeeded since. */
@@ -47,7 +42,7 @@ export class Publisher implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort();
-    this.wake();
+    this.#deps.news.call();
     await this.#running;
   }
 
@@ -57,7 +52,7 @@ export class Publisher implements AsyncDisposable {
     for (let attempt = 0; !signal.aborted; attempt++) {
       const settled = await this.#stream().catch((error: unknown) => {
         if (!signal.aborted) {
-          this.#failure = error;
+          this.#failure = error instanceof Error ? error : new Error("delivery failed", { cause: error });
           log.warn("batches are not delivered yet", { attempt, error });
         }
         return 0;
@@ -83,11 +78,11 @@ export class Publisher implements AsyncDisposable {
         settled += 1;
         flow.inFlight -= 1;
         this.#failure = undefined;
-        this.wake();
+        this.#deps.news.call();
       }
     } finally {
       end.abort();
-      this.wake();
+      this.#deps.news.call();
     }
     return settled;
   }
@@ -95,7 +90,7 @@ export class Publisher implements AsyncDisposable {
   async *#feed(flow: { inFlight: number }, signal: AbortSignal): AsyncGenerator<EncodedBatch> {
     let sentSeq = 0;
     while (!signal.aborted) {
-      const news = this.#news.promise; // before looking, so that nothing is missed in between
+      const news = this.#deps.news.next;
       const room = maxInFlight - flow.inFlight;
       const batches = room > 0 ? await this.#deps.store.pending(sentSeq, room) : [];
       for (const batch of batches) {

@@ -123,9 +123,7 @@ export class SegmentedLog implements AsyncDisposable {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.#queue.push({ record, onDurable, resolve, reject });
     this.#queuedBytes += record.length;
-    this.#writing ??= this.#write().finally(() => {
-      this.#writing = undefined;
-    });
+    this.#writing ??= this.#write();
     return promise;
   }
 
@@ -171,6 +169,7 @@ export class SegmentedLog implements AsyncDisposable {
       }
       this.#lengths.set(this.#index, this.#length);
     }
+    this.#writing = undefined; // in the same turn as the look at the queue: the next append starts anew
   }
 
   async #rotate(): Promise<void> {

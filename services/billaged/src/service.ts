@@ -8,6 +8,7 @@ import { type Fact, Meter } from "./domain/meter.ts";
 import { fromSampleMessage, fromSeriesMessage } from "./domain/wire.ts";
 import type { Checkpoint, LogFolder, LogPosition, MeterStore, PendingBatch } from "./ports.ts";
 import { SegmentedLog } from "./segmented-log.ts";
+import type { WakeUp } from "./wake-up.ts";
 
 export interface MeterServiceDeps {
   readonly folder: LogFolder;
@@ -19,7 +20,7 @@ export interface MeterServiceDeps {
   readonly limitBytes: number;
   readonly segmentBytes: number;
   /** Called when there is something new to publish. */
-  readonly onPending: () => void;
+  readonly news: WakeUp;
 }
 
 /** From here on new VMs are refused; samples of those that run are still taken until the limit itself. */
@@ -230,7 +231,7 @@ export class MeterService implements AsyncDisposable {
     if (this.#checkpoint === checkpoint) this.#checkpoint = undefined;
     if (checkpoint !== undefined) await this.#wal?.trim(checkpoint.position);
     await this.#refreshBacklog();
-    this.#deps.onPending();
+    this.#deps.news.call();
   }
 
   async #refreshBacklog(): Promise<void> {

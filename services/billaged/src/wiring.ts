@@ -10,6 +10,7 @@ import type { Config } from "./config.ts";
 import { meteringHandlers } from "./handlers.ts";
 import { Publisher } from "./publisher.ts";
 import { MeterService } from "./service.ts";
+import { WakeUp } from "./wake-up.ts";
 
 const passIntervalMs = 1_000;
 /** A compressed batch of the largest size, and its envelope. */
@@ -25,15 +26,14 @@ export async function startBillaged(config: Config, context: DaemonContext): Pro
   );
   const folder = await DiskLogFolder.open(join(config.dataDir, "wal"));
   const store = stack.use(await SqlMeterStore.open(config.dataDir, clock.nowMs()));
-  let publisher: Publisher | undefined;
+  const news = new WakeUp();
   const { limitBytes, segmentBytes } = config;
-  const onPending = () => publisher?.wake();
   const service = stack.use(
-    await MeterService.open({ folder, store, clock, log, metrics, limitBytes, segmentBytes, onPending }),
+    await MeterService.open({ folder, store, clock, log, metrics, limitBytes, segmentBytes, news }),
   );
   const sink = new RpcBatchSink(channel);
   const onSettled = (batchId: string) => service.settled(batchId);
-  publisher = stack.use(new Publisher({ store, sink, clock, log, onSettled }));
+  const publisher = stack.use(new Publisher({ store, sink, clock, log, news, onSettled }));
   // Not required: usage is kept for days while it cannot be delivered.
   health.dependency("billing-aggregator", () => publisher.check(), { required: false });
   stack.use(everyMs(passIntervalMs, () => service.pass(), { name: "meter", log }));

@@ -35,23 +35,17 @@ function messageOf(fact: Fact): Uint8Array {
 /** Throws when the bytes are no fact: the log that held them had a good checksum, so the release that wrote it is another. */
 export function decodeFact(bytes: Uint8Array): Fact {
   const message = bytes.subarray(1);
-  switch (bytes[0]) {
-    case kinds.frame:
-      return { kind: "frame", frame: fromBinary(SampleFrameSchema, message) };
-    case kinds.started: {
-      const { series, baseline } = fromBinary(NotifyVmStartedRequestSchema, message);
-      if (series !== undefined && baseline !== undefined) return { kind: "started", series, baseline };
-      break;
-    }
-    case kinds.stopped: {
-      const { series, baseline, final } = fromBinary(NotifyVmStoppedRequestSchema, message);
-      if (series && baseline && final) return { kind: "stopped", series, baseline, final };
-      break;
-    }
-    case kinds.tick: {
-      const { hostId, atMs } = fromBinary(SampleFrameSchema, message);
-      return { kind: "tick", hostId, atMs: Number(atMs) };
-    }
+  const kind = bytes[0];
+  if (kind === kinds.frame) return { kind: "frame", frame: fromBinary(SampleFrameSchema, message) };
+  if (kind === kinds.started) {
+    const { series, baseline } = fromBinary(NotifyVmStartedRequestSchema, message);
+    if (series && baseline) return { kind: "started", series, baseline };
+  } else if (kind === kinds.stopped) {
+    const { series, baseline, final } = fromBinary(NotifyVmStoppedRequestSchema, message);
+    if (series && baseline && final) return { kind: "stopped", series, baseline, final };
+  } else if (kind === kinds.tick) {
+    const { hostId, atMs } = fromBinary(SampleFrameSchema, message);
+    return { kind: "tick", hostId, atMs: Number(atMs) };
   }
-  throw new Error(`a record of kind ${bytes[0] ?? "none"} in the log is no fact of this release`);
+  throw new Error(`a record of kind ${kind ?? "none"} in the log is no fact of this release`);
 }
