@@ -2,11 +2,17 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync } from "node:fs";
 import type { Clock } from "@unkey/base";
 import { CliFailure, type ExitCode, Interrupted } from "../failure.ts";
-import type { Step, StepList } from "../render/step-list.ts";
+import type { Step, StepList, StepState } from "../render/step-list.ts";
 import type { Home } from "./home.ts";
 import { lastLines, logSize, openLog, rotateLog } from "./log-file.ts";
 import { isAlive } from "./process-table.ts";
-import { type DaemonStatus, type PlatformStatus, readStatus, type TaskStatus } from "./status-file.ts";
+import {
+  type DaemonState,
+  type DaemonStatus,
+  type PlatformStatus,
+  readStatus,
+  type TaskStatus,
+} from "./status-file.ts";
 import { takeSupervisorLock } from "./supervisor-lock.ts";
 
 export interface UpOptions {
@@ -109,14 +115,15 @@ function taskStep({ name, state, startedAtMs, endedAtMs, detail }: TaskStatus): 
 }
 
 const stepStates = {
-  waiting: "pending",
-  starting: "running",
-  ready: "done",
-  restarting: "running",
-  failed: "failed",
-  stopping: "running",
-  stopped: "skipped",
-} as const;
+  waiting: () => "pending",
+  starting: () => "running",
+  ready: () => "done",
+  restarting: () => "running",
+  failed: () => "failed",
+  // While a failed start is undone; until it is gone nothing new is to be said.
+  stopping: (wasReady) => (wasReady ? "done" : "running"),
+  stopped: (wasReady) => (wasReady ? "undone" : "skipped"),
+} as const satisfies Record<DaemonState, (wasReady: boolean) => StepState>;
 
 function daemonStep(daemon: DaemonStatus): Step {
   const { name, state, startedAtMs, readyAtMs, addresses, adopted, lastExit } = daemon;
@@ -126,5 +133,5 @@ function daemonStep(daemon: DaemonStatus): Step {
     ...where,
     ...(state === "restarting" || (state === "starting" && lastExit !== undefined) ? [`again after: ${lastExit}`] : []),
   ];
-  return { name, state: stepStates[state], startedAtMs, endedAtMs: readyAtMs, detail: notes.join("  ") };
+  return { name, state: stepStates[state](readyAtMs > 0), startedAtMs, endedAtMs: readyAtMs, detail: notes.join("  ") };
 }
