@@ -26,6 +26,8 @@ export interface StepDeps {
   readonly metering: Pick<MeteringLink, "announceStart" | "announceStop">;
   readonly clock: Clock;
   readonly bootTimeoutMs: number;
+  /** For a single request to a hypervisor process. */
+  readonly hypervisorTimeoutMs: number;
   /** VMs run with a user of their own; false only where nothing is run. */
   readonly dropPrivileges: boolean;
 }
@@ -33,7 +35,7 @@ export interface StepDeps {
 type Step = (deps: StepDeps, session: VmSession) => Promise<void>;
 
 const stagingTimeoutMs = 60_000;
-const verbTimeoutMs = 10_000;
+const releaseTimeoutMs = 10_000;
 /** From the end of the program to the end of the guest: it writes back its files. */
 const powerOffMs = 10_000;
 const defaultStopGraceMs = 10_000;
@@ -110,12 +112,12 @@ export const vmSteps: Readonly<Record<StepKind, Step>> = {
 
   "pause-guest": async (deps, session) => {
     const process = await mustLive(deps, session);
-    if (process.state !== "paused") await process.pause(within(session.signal, verbTimeoutMs));
+    if (process.state !== "paused") await process.pause(within(session.signal, deps.hypervisorTimeoutMs));
   },
 
   "resume-guest": async (deps, session) => {
     const process = await mustLive(deps, session);
-    if (process.state !== "running") await process.resume(within(session.signal, verbTimeoutMs));
+    if (process.state !== "running") await process.resume(within(session.signal, deps.hypervisorTimeoutMs));
   },
 
   "stop-guest": async (deps, session) => {
@@ -125,8 +127,9 @@ export const vmSteps: Readonly<Record<StepKind, Step>> = {
     const graceMs = fromBinary(VmSpecSchema, vm.spec).stopGraceMs || defaultStopGraceMs;
     const ended = AbortSignal.any([session.hurry, within(signal, graceMs + powerOffMs)]);
     try {
-      if (process.state === "paused") await process.resume(within(signal, verbTimeoutMs));
-      if (process.state === "running") await process.requestShutdown({ graceMs }, within(signal, verbTimeoutMs));
+      if (process.state === "paused") await process.resume(within(signal, deps.hypervisorTimeoutMs));
+      if (process.state === "running")
+        await process.requestShutdown({ graceMs }, within(signal, deps.hypervisorTimeoutMs));
       if (process.state === "running") await untilVm(process, isOver, ended);
     } catch (error) {
       signal.throwIfAborted();
@@ -147,7 +150,7 @@ export const vmSteps: Readonly<Record<StepKind, Step>> = {
   "release-lease": async ({ assets }, { vm, signal, update, log }) => {
     if (vm.leaseId === undefined) return; // one that was never recorded ends by itself
     try {
-      await assets.release(vm.tenantId, vm.leaseId, within(signal, verbTimeoutMs));
+      await assets.release(vm.tenantId, vm.leaseId, within(signal, releaseTimeoutMs));
     } catch (error) {
       signal.throwIfAborted();
       log.warn("the lease is left to expire", { leaseId: vm.leaseId, error });
@@ -161,7 +164,7 @@ export async function findProcess(deps: StepDeps, session: VmSession): Promise<V
   if (session.process) return session.process;
   const record = (await deps.hypervisor.find(session.paths.runDir)) ?? session.vm.record;
   if (!record) return undefined;
-  session.adopt(await deps.hypervisor.attach(record, within(session.signal, verbTimeoutMs)));
+  session.adopt(await deps.hypervisor.attach(record, within(session.signal, deps.hypervisorTimeoutMs)));
   return session.process;
 }
 
@@ -203,7 +206,7 @@ async function defineProcess(deps: StepDeps, session: VmSession): Promise<void> 
         ...(deps.dropPrivileges ? { user: { uid: identity.uid, gid: identity.uid } } : {}),
       },
     },
-    within(signal, verbTimeoutMs),
+    within(signal, deps.hypervisorTimeoutMs),
   );
   session.adopt(process);
   await session.update({ record: process.record });
@@ -211,7 +214,7 @@ async function defineProcess(deps: StepDeps, session: VmSession): Promise<void> 
 
 async function killProcess(deps: StepDeps, session: VmSession): Promise<void> {
   const process = await findProcess(deps, session);
-  if (process && process.state !== "gone") await process.destroy(within(session.signal, verbTimeoutMs));
+  if (process && process.state !== "gone") await process.destroy(within(session.signal, deps.hypervisorTimeoutMs));
 }
 
 async function beginMetering(deps: StepDeps, session: VmSession): Promise<void> {
@@ -255,7 +258,8 @@ async function endMetering(deps: StepDeps, session: VmSession): Promise<void> {
   if (!series || series.final) return;
   const process = await findProcess(deps, session);
   // Frozen, it counts nothing between this reading and its end.
-  if (process?.state === "running") await process.pause(within(signal, verbTimeoutMs)).catch(() => undefined);
+  if (process?.state === "running")
+    await process.pause(within(signal, deps.hypervisorTimeoutMs)).catch(() => undefined);
   const noBlock = { diskReadBytes: Number.NaN, diskWriteBytes: Number.NaN };
   const block = process && process.state !== "gone" ? await sampler.readBlock(process) : noBlock;
   await killProcess(deps, session);

@@ -35,6 +35,10 @@ import { MetalService } from "./service.ts";
 
 const logPassMs = 250;
 const leasePassMs = leaseMs / 3;
+/** For callers that name no deadline: two boots on a slow host, or the longest grace of a program. */
+const verbTimeoutMs = 15 * 60_000;
+/** For a single request to a hypervisor process. */
+const hypervisorTimeoutMs = 10_000;
 
 /** What VMs stand on: the real host, or stand-ins where no guest is run. */
 interface Ground {
@@ -111,6 +115,7 @@ export async function startMetald(config: Config, context: DaemonContext): Promi
       vmsDir,
       logLimitBytes: config.logLimitBytes,
       bootTimeoutMs: config.bootTimeoutMs,
+      hypervisorTimeoutMs,
       dropPrivileges: isReal,
       abort: context.abort,
       metering: link,
@@ -184,6 +189,7 @@ export async function startMetald(config: Config, context: DaemonContext): Promi
       log,
       metrics,
       abort: context.abort,
+      defaultTimeoutMs: verbTimeoutMs,
     }),
   );
   context.announce("rpc", server.host, server.port);

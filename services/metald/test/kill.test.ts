@@ -1,0 +1,147 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { newId } from "@unkey/base";
+import { eventually, MetalBed, nothing, stateName } from "./support/metal-bed.ts";
+
+type Scenario = (bed: MetalBed, vmId: string) => Promise<unknown>;
+
+const id = (bed: MetalBed, vmId: string) => ({ tenantId: bed.tenantId, vmId });
+
+/** What leads up to a verb, the verb that a kill interrupts, and the states it may come to. */
+const scenarios: Record<
+  string,
+  { readonly before: Scenario; readonly verb: Scenario; readonly ends: readonly string[] }
+> = {
+  create: {
+    before: async () => undefined,
+    verb: (bed, vmId) => bed.client().createVm(bed.wish(vmId)),
+    ends: ["CREATED"],
+  },
+  boot: {
+    before: (bed, vmId) => bed.client().createVm(bed.wish(vmId)),
+    verb: (bed, vmId) => bed.client().bootVm(id(bed, vmId)),
+    ends: ["CREATED", "RUNNING"],
+  },
+  pause: {
+    before: (bed, vmId) => bed.createAndBoot(vmId),
+    verb: (bed, vmId) => bed.client().pauseVm(id(bed, vmId)),
+    ends: ["RUNNING", "PAUSED"],
+  },
+  shutdown: {
+    before: (bed, vmId) => bed.createAndBoot(vmId),
+    verb: (bed, vmId) => bed.client().shutdownVm(id(bed, vmId)),
+    ends: ["RUNNING", "STOPPED"],
+  },
+  reboot: {
+    before: (bed, vmId) => bed.createAndBoot(vmId),
+    verb: (bed, vmId) => bed.client().rebootVm(id(bed, vmId)),
+    ends: ["RUNNING"],
+  },
+  "boot again": {
+    before: async (bed, vmId) => {
+      await bed.createAndBoot(vmId);
+      await bed.client().shutdownVm(id(bed, vmId));
+    },
+    verb: (bed, vmId) => bed.client().bootVm(id(bed, vmId)),
+    ends: ["STOPPED", "RUNNING"],
+  },
+  "a boot that fails": {
+    before: async (bed, vmId) => {
+      await bed.client().createVm(bed.wish(vmId));
+      bed.machine(vmId).die();
+      bed.hypervisor.inject("create", { kind: "fail" });
+    },
+    verb: (bed, vmId) =>
+      bed
+        .client()
+        .bootVm(id(bed, vmId))
+        .catch(() => undefined),
+    ends: ["CREATED", "RUNNING", "FAILED"],
+  },
+  delete: {
+    before: (bed, vmId) => bed.createAndBoot(vmId),
+    verb: (bed, vmId) => bed.client().deleteVm(id(bed, vmId)),
+    ends: ["RUNNING", "DELETED"],
+  },
+};
+
+for (const [name, { before, verb, ends }] of Object.entries(scenarios)) {
+  test(`killed at any point of ${name}, metald takes the VM up again; nothing is lost, doubled or left`, async (t) => {
+    for (let point = 1; ; point++) {
+      const bed = await MetalBed.open(t);
+      const vmId = newId("vm");
+      await before(bed, vmId);
+      const dead = bed.killAtPoint(point);
+      const ended = await Promise.race([verb(bed, vmId).then(() => true), dead.then(() => false)]);
+      const where = bed.points.at(-1) ?? "";
+      if (ended) {
+        assert.ok(point > 2, `${name} has points to die at`);
+        break;
+      }
+      await bed.restart();
+      const vm = await bed
+        .client()
+        .getVm(id(bed, vmId))
+        .catch(() => undefined);
+      if (!vm) {
+        assert.equal(point, 1, `only a wish that was never recorded may be forgotten, not at "${where}"`);
+        continue;
+      }
+      const state = stateName(vm);
+      assert.ok(ends.includes(state), `killed at "${where}" it came to ${state}`);
+      const alive = ["RUNNING", "PAUSED"].includes(state) || (state === "CREATED" && name !== "a boot that fails");
+      const process = await bed.hypervisor.find(bed.paths(vmId).runDir);
+      assert.equal(process !== undefined, alive, `process after "${where}"`);
+      assert.equal(bed.run.sampler.size, ["RUNNING", "PAUSED"].includes(state) ? 1 : 0, `meter after "${where}"`);
+      await bed.client().deleteVm(id(bed, vmId));
+      assert.deepEqual(await bed.leftovers(), nothing, `after "${where}"`);
+      // Every incarnation that began has its end told.
+      await eventually(
+        () =>
+          new Set(bed.billaged.stopped.map(({ series }) => series?.incarnation)).size === vm.incarnation
+            ? true
+            : undefined,
+        `the ends of ${vm.incarnation} incarnations after "${where}", not ${bed.billaged.stopped.length}`,
+      );
+      await bed.stop();
+    }
+  });
+}
+
+test("a VM outlives metald, is adopted, and goes on being sampled from where the clock is", async (t) => {
+  const bed = await MetalBed.open(t);
+  const { vmId } = await bed.createAndBoot();
+  bed.run.sampler.tick();
+  await bed.kill();
+  bed.counters.add(vmId, { cpuTimeUs: 500_000 });
+  await bed.restart();
+  assert.equal(stateName(await bed.client().getVm(id(bed, vmId))), "RUNNING");
+  bed.run.sampler.tick();
+  const frame = await eventually(() => bed.billaged.frames.find((f) => f.hostEpoch === 2n), "a frame of the new epoch");
+  assert.deepEqual(frame.cpuTimeUs, [500_000]);
+  await bed.client().pauseVm(id(bed, vmId));
+  await bed.restart();
+  assert.equal(stateName(await bed.client().getVm(id(bed, vmId))), "PAUSED");
+});
+
+test("a VM that ended while no metald was there is collected, with its exit and its last counters", async (t) => {
+  const bed = await MetalBed.open(t);
+  const { vmId } = await bed.createAndBoot();
+  await bed.kill();
+  bed.counters.add(vmId, { netOutBytes: 1234 });
+  bed.machine(vmId).exitApp({ code: 7 });
+  await bed.restart();
+  const vm = await bed.client().getVm(id(bed, vmId));
+  assert.equal(stateName(vm), "STOPPED");
+  assert.deepEqual({ ...vm.exit?.outcome }, { case: "code", value: 7 });
+  const end = await eventually(() => bed.billaged.stopped[0], "the end is told");
+  assert.equal(end.final?.counters?.netOutBytes, 1234n);
+});
+
+test("what belongs to no VM is removed at the start", async (t) => {
+  const bed = await MetalBed.open(t);
+  await bed.cgroups.ensure("vm_unknown");
+  await bed.networks.ensure({ slot: 77 } as Parameters<typeof bed.networks.ensure>[0]);
+  await bed.restart();
+  assert.deepEqual(await bed.leftovers(), nothing);
+});

@@ -1,0 +1,103 @@
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { create } from "@bufbuild/protobuf";
+import type { ConnectRouter } from "@connectrpc/connect";
+import { AssetSchema, AssetService, AssetState, LeaseSchema } from "@unkey/api/asset";
+import {
+  FrameAckSchema,
+  MeteringService,
+  type NotifyVmStartedRequest,
+  type NotifyVmStoppedRequest,
+  type SampleFrame,
+} from "@unkey/api/metering";
+import { newId, ServiceError } from "@unkey/base";
+
+/** assetmanagerd as far as metald sees it. Files are what `contentOf` answers for an asset. */
+export class FakeAssets {
+  readonly leases = new Map<string, string>();
+  readonly uploads = new Map<string, Uint8Array>();
+  failure: ServiceError | undefined;
+  contentOf: (assetId: string) => Uint8Array = () => new Uint8Array();
+
+  readonly routes = (router: ConnectRouter): void => {
+    router.service(AssetService, {
+      prepareAssets: async ({ leaseKey, placements, targetDir, tenantId }) => {
+        if (this.failure) throw this.failure;
+        const leaseId = this.leases.get(leaseKey) ?? newId("lease");
+        this.leases.set(leaseKey, leaseId);
+        await mkdir(targetDir, { recursive: true });
+        const staged = [];
+        for (const { assetId, fileName } of placements) {
+          const path = join(targetDir, fileName);
+          await writeFile(path, this.uploads.get(assetId) ?? this.contentOf(assetId), { mode: 0o444 });
+          staged.push({ assetId, path });
+        }
+        return { lease: create(LeaseSchema, { leaseId, tenantId, leaseKey }), staged };
+      },
+      releaseLease: async ({ leaseId }) => {
+        for (const [key, id] of this.leases) if (id === leaseId) this.leases.delete(key);
+        return {};
+      },
+      renewLease: async ({ leaseId }) => {
+        if (![...this.leases.values()].includes(leaseId)) throw new ServiceError("VM_NOT_FOUND", "no such lease");
+        return { leaseId };
+      },
+      getAsset: async ({ assetId }) => ({ assetId, state: AssetState.AVAILABLE }),
+      uploadAsset: async (parts) => {
+        const chunks: Uint8Array[] = [];
+        for await (const { part } of parts) if (part.case === "chunk") chunks.push(part.value);
+        const assetId = newId("asset");
+        this.uploads.set(assetId, Buffer.concat(chunks));
+        return create(AssetSchema, { assetId, state: AssetState.AVAILABLE });
+      },
+    });
+  };
+}
+
+/** billaged as far as metald sees it: takes everything, remembers it, or refuses. */
+export class FakeBillaged {
+  readonly started: NotifyVmStartedRequest[] = [];
+  readonly stopped: NotifyVmStoppedRequest[] = [];
+  readonly frames: SampleFrame[] = [];
+  /** Thrown by every call while it is set. */
+  failure: ServiceError | undefined;
+  /** Whether frames are confirmed. */
+  confirms = true;
+  #cut = new AbortController();
+
+  /** Ends the open streams, as a restart does. */
+  disconnect(): void {
+    this.#cut.abort();
+    this.#cut = new AbortController();
+  }
+
+  readonly routes = (router: ConnectRouter): void => {
+    router.service(MeteringService, {
+      notifyVmStarted: async (request) => {
+        if (this.failure) throw this.failure;
+        this.started.push(request);
+        return {};
+      },
+      notifyVmStopped: async (request) => {
+        if (this.failure) throw this.failure;
+        this.stopped.push(request);
+        return {};
+      },
+      streamSamples: (frames) => this.#take(frames),
+    });
+  };
+
+  async *#take(frames: AsyncIterable<SampleFrame>) {
+    const cut = this.#cut.signal;
+    const ended = new Promise<"cut">((resolve) => cut.addEventListener("abort", () => resolve("cut")));
+    const iterator = frames[Symbol.asyncIterator]();
+    for (;;) {
+      const next = await Promise.race([iterator.next(), ended]);
+      if (this.failure) throw this.failure;
+      if (next === "cut" || next.done) return;
+      this.frames.push(next.value);
+      const { hostEpoch, frameSeq } = next.value;
+      if (this.confirms) yield create(FrameAckSchema, { hostEpoch, frameSeq });
+    }
+  }
+}
