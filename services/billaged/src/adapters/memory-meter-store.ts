@@ -5,12 +5,12 @@ export class MemoryMeterStore implements MeterStore {
   readonly logEpoch = 1n;
   #checkpoint: string | undefined;
   #outbox = new Map<string, PendingBatch>();
-  #fault: "before" | "after" | undefined;
+  #fault: "before" | "after" | "never" = "never";
   /** Every batch that was ever saved, by id, as hex: the same id must always bring the same bytes. */
   readonly history = new Map<string, string>();
 
-  /** The next save fails, before or after it has happened. */
-  failNextSave(when: "before" | "after"): void {
+  /** The next save fails, before or after it has happened; "never" takes it back. */
+  failNextSave(when: "before" | "after" | "never"): void {
     this.#fault = when;
   }
 
@@ -20,7 +20,7 @@ export class MemoryMeterStore implements MeterStore {
 
   async save(batches: readonly PendingBatch[], checkpoint?: Checkpoint): Promise<void> {
     const fault = this.#fault;
-    this.#fault = undefined;
+    this.#fault = "never";
     if (fault === "before") throw new Error("told to fail before saving");
     for (const batch of batches) {
       const bytes = Buffer.from(batch.zstd).toString("hex");
