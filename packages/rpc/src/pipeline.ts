@@ -1,3 +1,4 @@
+import { randomFillSync } from "node:crypto";
 import type { DescMethod, Message } from "@bufbuild/protobuf";
 import type { ConnectError, HandlerContext, Interceptor, StreamRequest, UnaryRequest } from "@connectrpc/connect";
 import { newId, ServiceError } from "@unkey/base";
@@ -31,7 +32,22 @@ const requestIdPattern = /^[A-Za-z0-9_.-]{1,128}$/;
 /** The caller's request id when it is well-formed, else a new one. */
 export function requestIdOf(headers: Headers): string {
   const given = headers.get(requestIdHeader);
-  return given !== null && requestIdPattern.test(given) ? given : newId("req");
+  return given !== null && requestIdPattern.test(given) ? given : newRequestId();
+}
+
+const pool = new Uint8Array(4000);
+let poolUsed = pool.length;
+
+/** Draws from a pool: asking the system for ten bytes with each call cost a twentieth of the server's time. */
+function newRequestId(): string {
+  return newId("req", Date.now(), (count) => {
+    if (poolUsed + count > pool.length) {
+      randomFillSync(pool);
+      poolUsed = 0;
+    }
+    poolUsed += count;
+    return pool.subarray(poolUsed - count, poolUsed);
+  });
 }
 
 export function createPipeline(options: PipelineOptions): Pipeline {
@@ -109,7 +125,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   return {
     requestGate,
     interceptors: [serve],
-    refuse: (method, error, requestId = newId("req")) =>
+    refuse: (method, error, requestId = newRequestId()) =>
       fail(method, toServiceError(error, undefined, requestId), requestId, performance.now()),
   };
 }

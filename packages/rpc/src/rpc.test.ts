@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
-import { connect as connectHttp2, constants } from "node:http2";
-import { connect as connectTcp } from "node:net";
+import { connect as connectHttp2, constants, createSecureServer } from "node:http2";
+import { type AddressInfo, connect as connectTcp } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
@@ -456,6 +456,23 @@ test("headers over the limit do not reach a handler", async () => {
   session.destroy();
 });
 
+test("a client that cancels without end is cut off, others are served", async () => {
+  const { server } = await startServer();
+  const { caPem, certPem, keyPem } = identityOf("metald").source.current;
+  const session = connectHttp2(`https://127.0.0.1:${server.port}`, { ca: caPem, cert: certPem, key: keyPem });
+  const failed = new Promise<unknown>((resolve) => session.on("error", resolve).on("goaway", resolve));
+  const path = "/unkey.asset.v1.AssetService/GetAsset";
+  for (let i = 0; i < 3000 && !session.destroyed && !session.closed; i++) {
+    const stream = session.request({ ":method": "POST", ":path": path, "content-type": "application/proto" });
+    stream.on("error", () => undefined);
+    stream.close(constants.NGHTTP2_CANCEL);
+    if (i % 100 === 0) await delay(0);
+  }
+  await failed;
+  session.destroy();
+  assert.equal((await open(server.port).assets.getAsset({ assetId })).assetId, assetId);
+});
+
 test("a deadline aborts the handler's signal and is told as such", async () => {
   const { server, seen } = await startServer();
   const { assets } = open(server.port);
@@ -596,6 +613,29 @@ test("a peer that dies in the middle of a call is unavailable, unary and stream"
   for (const result of await calls) {
     assert.equal(result.status, "rejected");
     assert.equal((result.reason as ServiceError).code, "unavailable", String(result.reason));
+  }
+});
+
+test("refused and killed streams and cut connections are unavailable, whatever code the transport guesses", async () => {
+  const { caPem, certPem, keyPem } = identityOf("assetmanagerd").source.current;
+  const codes = [constants.NGHTTP2_REFUSED_STREAM, constants.NGHTTP2_CANCEL, constants.NGHTTP2_INTERNAL_ERROR, -1];
+  for (const code of codes) {
+    const server = createSecureServer({ ca: caPem, cert: certPem, key: keyPem, requestCert: true });
+    server.on("sessionError", () => undefined);
+    server.on("stream", (stream) => {
+      stream.on("error", () => undefined);
+      if (code === -1) stream.session?.socket.destroy();
+      else stream.close(code);
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    stack.defer(() => new Promise<void>((resolve) => void server.close(() => resolve())));
+    const { assets } = open((server.address() as AddressInfo).port, {
+      clock: { ...systemClock, sleep: () => Promise.resolve() },
+    });
+    await rejectsWith(assets.queryAssets({ query: {} }), "DEPENDENCY_UNAVAILABLE");
+    await rejectsWith(assets.getAsset({ assetId }), "DEPENDENCY_UNAVAILABLE");
+    await rejectsWith(collect(assets.downloadAsset({ assetId })), "DEPENDENCY_UNAVAILABLE");
+    await rejectsWith(assets.uploadAsset(chunks(new Uint8Array(10))), "DEPENDENCY_UNAVAILABLE");
   }
 });
 
