@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Series } from "@unkey/api/metering";
 import { newId } from "@unkey/base";
 import { eventually, MetalBed, nothing, stateName } from "./support/metal-bed.ts";
 
@@ -72,9 +73,9 @@ for (const [name, { before, verb, ends }] of Object.entries(scenarios)) {
       const vmId = newId("vm");
       await before(bed, vmId);
       const dead = bed.killAtPoint(point);
-      const ended = await Promise.race([verb(bed, vmId).then(() => true), dead.then(() => false)]);
+      const survived = await Promise.race([verb(bed, vmId).then(() => true), dead.then(() => false)]);
       const where = bed.points.at(-1) ?? "";
-      if (ended) {
+      if (survived) {
         assert.ok(point > 2, `${name} has points to die at`);
         break;
       }
@@ -95,14 +96,19 @@ for (const [name, { before, verb, ends }] of Object.entries(scenarios)) {
       assert.equal(bed.run.sampler.size, ["RUNNING", "PAUSED"].includes(state) ? 1 : 0, `meter after "${where}"`);
       await bed.client().deleteVm(id(bed, vmId));
       assert.deepEqual(await bed.leftovers(), nothing, `after "${where}"`);
-      // Every incarnation that began has its end told.
-      await eventually(
-        () =>
-          new Set(bed.billaged.stopped.map(({ series }) => series?.incarnation)).size === vm.incarnation
-            ? true
-            : undefined,
-        `the ends of ${vm.incarnation} incarnations after "${where}", not ${bed.billaged.stopped.length}`,
+      // Every incarnation that began has its end told, and nothing about it is left to tell.
+      const incarnations = (list: readonly { readonly series?: Series }[]) =>
+        list.map(({ series }) => series?.incarnation);
+      await eventually(async () => {
+        const rows = await bed.run.sql.query("SELECT 1 FROM series");
+        return rows.length === 0 || undefined;
+      }, `everything told after "${where}"`);
+      const ended = new Set(incarnations(bed.billaged.stopped));
+      assert.deepEqual(
+        incarnations(bed.billaged.started).filter((one) => !ended.has(one)),
+        [],
       );
+      if (state === "RUNNING") assert.ok(ended.has(vm.incarnation), `incarnation ${vm.incarnation} after "${where}"`);
       await bed.stop();
     }
   });
