@@ -97,7 +97,7 @@ for (const [name, { before, verb, ends }] of Object.entries(scenarios)) {
       await bed.client().deleteVm(id(bed, vmId));
       assert.deepEqual(await bed.leftovers(), nothing, `after "${where}"`);
       // Every incarnation that began has its end told, and nothing about it is left to tell.
-      const incarnations = (list: readonly { readonly series?: Series }[]) =>
+      const incarnations = (list: readonly { readonly series?: Series | undefined }[]) =>
         list.map(({ series }) => series?.incarnation);
       await eventually(async () => {
         const rows = await bed.run.sql.query("SELECT 1 FROM series");
