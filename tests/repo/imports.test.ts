@@ -20,7 +20,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   "packages/oci": ["base"],
   "packages/daemon": ["base"],
   "packages/vmm": ["base", "model"],
-  "packages/rpc": ["api", "base", "pki"],
+  "packages/rpc": ["api", "base", "daemon", "pki"],
   "packages/testkit": ["api", "base", "model", "daemon", "pki", "rpc", ...ports, "guest"],
   guest: ["base"],
   "services/assetmanagerd": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
