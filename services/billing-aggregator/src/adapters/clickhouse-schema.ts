@@ -52,7 +52,7 @@ const usageWindow = `CREATE TABLE IF NOT EXISTS ${windowTable} (${unitColumns},
   gap_cause Array(UInt8),
   gap_bridged Array(Bool),
   batch_id String CODEC(ZSTD(1)),
-  record String CODEC(ZSTD(1)) COMMENT 'the window as it was received, serialized, base64'
+  record String COMMENT 'the window as it was received, serialized, base64' CODEC(ZSTD(1))
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMMDD(start)
 ORDER BY (tenant_id, app_id, vm_id, incarnation, host_id, start)
