@@ -1,10 +1,11 @@
+import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Client } from "@connectrpc/connect";
 import { AssetKind, AssetService as AssetServiceDesc, type UploadHeader } from "@unkey/api/asset";
-import { type Clock, newId, systemClock, type TenantId } from "@unkey/base";
+import { type Clock, type ErrorReason, isServiceError, newId, systemClock, type TenantId } from "@unkey/base";
 import { createLogger, Metrics } from "@unkey/daemon";
 import { inMemoryClient } from "@unkey/rpc";
 import { DirectoryStager } from "../src/adapters/directory-stager.ts";
@@ -100,3 +101,32 @@ export async function* uploadOf(content: Uint8Array, header: Partial<UploadHeade
 }
 
 export const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
+
+export async function rejectsWith(call: Promise<unknown>, reason: ErrorReason, message?: RegExp): Promise<void> {
+  await assert.rejects(call, (error: unknown) => {
+    assert.ok(isServiceError(error), String(error));
+    assert.equal(error.reason, reason, error.message);
+    if (message) assert.match(error.message, message);
+    return true;
+  });
+}
+
+export async function contentOf(messages: AsyncIterable<{ readonly chunk: Uint8Array }>): Promise<string> {
+  const parts: Uint8Array[] = [];
+  for await (const { chunk } of messages) parts.push(chunk);
+  return Buffer.concat(parts).toString();
+}
+
+export function prepare(
+  assets: Fixture,
+  assetId: string,
+  options: { key?: string; dir?: string; leaseMs?: number } = {},
+) {
+  return assets.as("metald").prepareAssets({
+    tenantId: assets.tenantId,
+    leaseKey: options.key ?? "vm_1",
+    placements: [{ assetId, fileName: "rootfs" }],
+    targetDir: options.dir ?? join(assets.jails, "vm_1"),
+    leaseMs: BigInt(options.leaseMs ?? 30_000),
+  });
+}

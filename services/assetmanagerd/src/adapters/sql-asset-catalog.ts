@@ -1,10 +1,8 @@
 import { type AssetId, type LeaseId, newId, ServiceError } from "@unkey/base";
-import { openSqlite, type Sql, type SqlStatements, type SqlValue } from "@unkey/sql";
+import { openSqlite, type Sql, type SqlValue } from "@unkey/sql";
 import {
   type Asset,
   type AssetDeclaration,
-  type AssetKind,
-  type AssetState,
   type CollectionRules,
   canonicalLabels,
   type Digest,
@@ -14,38 +12,9 @@ import {
   toSweep,
 } from "../domain/asset.ts";
 import type { AssetCatalog, AssetQuery, LeaseWish, Usage } from "../ports.ts";
+import { type AssetRow, findVisible, selectAssets, toAsset, usageOf } from "./asset-rows.ts";
+import { assetsOfLease, deleteLease, extendLease, insertLease, type LeaseRow, toLease } from "./lease-rows.ts";
 import { migrations } from "./schema.ts";
-
-interface AssetRow {
-  readonly tenant_id: string;
-  readonly asset_id: string;
-  readonly name: string;
-  readonly kind: string;
-  readonly state: string;
-  readonly digest: string;
-  readonly size_bytes: number;
-  readonly labels: string;
-  readonly created_at_ms: number;
-  readonly last_used_at_ms: number;
-  readonly marked_by: number | null;
-  readonly lease_count: number;
-}
-
-interface LeaseRow {
-  readonly tenant_id: string;
-  readonly lease_id: string;
-  readonly lease_key: string;
-  readonly expires_at_ms: number;
-}
-
-/** Selects assets with their living leases counted; binds the present instant first. */
-const selectAssets = `
-  SELECT a.*, (
-    SELECT COUNT(*) FROM lease_assets la
-    JOIN leases l ON l.tenant_id = la.tenant_id AND l.lease_id = la.lease_id
-    WHERE la.asset_id = a.asset_id AND l.expires_at_ms > ?
-  ) AS lease_count
-  FROM assets a`;
 
 /** Bounds the memory of one pass; what is left over waits for the next. */
 const maxCandidates = 10_000;
@@ -273,96 +242,4 @@ export class SqlAssetCatalog implements AssetCatalog {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#sql[Symbol.asyncDispose]();
   }
-}
-
-async function findVisible(sql: SqlStatements, viewer: Owner, id: AssetId, nowMs: number): Promise<Asset | undefined> {
-  const row = await sql.one<AssetRow>(`${selectAssets} WHERE a.tenant_id IN (?, ?) AND a.asset_id = ?`, [
-    nowMs,
-    viewer,
-    platform,
-    id,
-  ]);
-  return row === undefined ? undefined : toAsset(row);
-}
-
-async function usageOf(sql: SqlStatements, owner: Owner): Promise<Usage> {
-  const row = await sql.one<{ bytes: number; count: number }>(
-    "SELECT COALESCE(SUM(size_bytes), 0) AS bytes, COUNT(*) AS count FROM assets WHERE tenant_id = ?",
-    [owner],
-  );
-  return { storedBytes: row?.bytes ?? 0, assetCount: row?.count ?? 0 };
-}
-
-async function insertLease(tx: SqlStatements, wish: LeaseWish): Promise<Lease> {
-  const { tenantId, key, assetIds, nowMs, expiresAtMs } = wish;
-  const id = newId("lease", nowMs);
-  await tx.run("INSERT INTO leases (tenant_id, lease_id, lease_key, expires_at_ms) VALUES (?, ?, ?, ?)", [
-    tenantId,
-    id,
-    key,
-    expiresAtMs,
-  ]);
-  for (const assetId of assetIds) {
-    await tx.run("INSERT INTO lease_assets (tenant_id, lease_id, asset_id) VALUES (?, ?, ?)", [tenantId, id, assetId]);
-  }
-  return { id, tenantId, key, assetIds, expiresAtMs };
-}
-
-/** A lease never becomes shorter: a repeated request must not cut what its first form was given. */
-async function extendLease(
-  tx: SqlStatements,
-  row: LeaseRow,
-  assetIds: readonly AssetId[],
-  expiresAtMs: number,
-): Promise<Lease> {
-  const held = await assetsOfLease(tx, row);
-  if (held.length !== assetIds.length || !held.every((id) => assetIds.includes(id))) {
-    throw new ServiceError("LEASE_KEY_REUSED", `the lease of key "${row.lease_key}" holds other assets`);
-  }
-  const untilMs = Math.max(row.expires_at_ms, expiresAtMs);
-  await tx.run("UPDATE leases SET expires_at_ms = ? WHERE tenant_id = ? AND lease_id = ?", [
-    untilMs,
-    row.tenant_id,
-    row.lease_id,
-  ]);
-  return toLease({ ...row, expires_at_ms: untilMs }, held);
-}
-
-async function deleteLease(tx: SqlStatements, row: LeaseRow): Promise<void> {
-  await tx.run("DELETE FROM leases WHERE tenant_id = ? AND lease_id = ?", [row.tenant_id, row.lease_id]);
-}
-
-async function assetsOfLease(sql: SqlStatements, row: LeaseRow): Promise<AssetId[]> {
-  const rows = await sql.query<{ asset_id: AssetId }>(
-    "SELECT asset_id FROM lease_assets WHERE tenant_id = ? AND lease_id = ? ORDER BY asset_id",
-    [row.tenant_id, row.lease_id],
-  );
-  return rows.map((held) => held.asset_id);
-}
-
-function toLease(row: LeaseRow, assetIds: readonly AssetId[]): Lease {
-  return {
-    id: row.lease_id as LeaseId,
-    tenantId: row.tenant_id as Owner,
-    key: row.lease_key,
-    assetIds,
-    expiresAtMs: row.expires_at_ms,
-  };
-}
-
-function toAsset(row: AssetRow): Asset {
-  return {
-    id: row.asset_id as AssetId,
-    owner: row.tenant_id as Owner,
-    name: row.name,
-    kind: row.kind as AssetKind,
-    state: row.state as AssetState,
-    digest: row.digest as Digest,
-    sizeBytes: row.size_bytes,
-    labels: Object.fromEntries(JSON.parse(row.labels) as [string, string][]),
-    createdAtMs: row.created_at_ms,
-    lastUsedAtMs: row.last_used_at_ms,
-    leaseCount: row.lease_count,
-    markedBy: row.marked_by ?? undefined,
-  };
 }
