@@ -1,3 +1,4 @@
+import { dirname, relative } from "node:path";
 import { mib } from "@unkey/base";
 import { type DriveId, type VmNetwork, type VmSpec, vmFiles } from "./hypervisor.ts";
 
@@ -65,10 +66,11 @@ export function machineArguments(machine: QemuMachine, consoleLog: string): stri
 
 /**
  * Everything after the program's name for one VM. The spec has been checked: no value can end its option early. Files in the
- * VM's folder are named relative to it, where the monitor starts: its user needs no way through the folders above.
+ * VM's folder and beside it are named relative to it, where the monitor starts: its user needs no way through the folders
+ * above. What the user must not replace stands beside the folder, since the folder itself is the user's.
  */
 export function vmArguments(spec: VmSpec, tscKhz: number | undefined): string[] {
-  const near = (path: string): string => (path.startsWith(`${spec.dir}/`) ? path.slice(spec.dir.length + 1) : path);
+  const near = (path: string): string => (path.startsWith(`${dirname(spec.dir)}/`) ? relative(spec.dir, path) : path);
   const files = vmFiles(spec.dir);
   const sockets = qemuFiles(spec.dir);
   const machine: QemuMachine = {
