@@ -1,2 +1,2 @@
-export { type Home, openHome } from "./home.ts";
+export { openHome } from "./home.ts";
 export { unkeyPlatform } from "./platform.ts";

@@ -54,7 +54,7 @@ function startSupervisor({ home, env, supervisorArgv }: UpOptions): ChildProcess
       cwd: home.root,
       detached: true,
       stdio: ["ignore", log, log],
-      env: { ...env, NODE_COMPILE_CACHE: home.compileCacheDir },
+      env: { ...env, UNKEY_HOME: home.root, NODE_COMPILE_CACHE: home.compileCacheDir },
     });
     child.unref();
     return child;

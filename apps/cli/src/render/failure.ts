@@ -1,4 +1,3 @@
-import { inspect } from "node:util";
 import type { CliFailure } from "../failure.ts";
 import { styled, type Terminal } from "./terminal.ts";
 
@@ -15,6 +14,13 @@ export function renderFailure(failure: CliFailure, { terminal, json, env }: Rend
   const lines = [`${styled(terminal, "red", "error:")} ${message}`];
   for (const line of evidence) lines.push(`  ${styled(terminal, "dim", "|")} ${line}`);
   if (nextStep !== "") lines.push(`${styled(terminal, "bold", "next:")}  ${nextStep}`);
-  if ((env["UNKEY_DEBUG"] ?? "") !== "" && failure.cause !== undefined) lines.push(inspect(failure.cause));
+  if ((env["UNKEY_DEBUG"] ?? "") !== "") lines.push(...traces(failure.cause));
   return lines.join("\n");
+}
+
+/** Stacks down the chain of causes; not their fields, which may hold what was sent. */
+function traces(cause: unknown): string[] {
+  const found: string[] = [];
+  for (let at = cause; at instanceof Error && found.length < 8; at = at.cause) found.push(at.stack ?? at.message);
+  return found;
 }

@@ -3,6 +3,8 @@ import { duration } from "./quantities.ts";
 import { renderTable } from "./table.ts";
 import { plain, styled, type Terminal } from "./terminal.ts";
 
+const endpointOrder = ["rpc", "ingress", "health"];
+
 /** Each daemon with where it listens; below that what is wrong or inactive, because nothing may be implied. */
 export function renderPlatformStatus(terminal: Terminal, observed: ObservedPlatform): string {
   const columns = [
@@ -21,6 +23,7 @@ export function renderPlatformStatus(terminal: Terminal, observed: ObservedPlatf
       daemon.uptimeMs === undefined ? "-" : duration(daemon.uptimeMs),
       String(daemon.restarts),
       Object.entries(daemon.addresses)
+        .toSorted(([a], [b]) => endpointOrder.indexOf(a) - endpointOrder.indexOf(b))
         .map(([endpoint, address]) => `${endpoint} ${address}`)
         .join("  "),
     ],
@@ -36,11 +39,14 @@ export function renderPlatformStatus(terminal: Terminal, observed: ObservedPlatf
 function notesOf({ name, health, lastExit, restarts }: ObservedDaemon): string[] {
   const failed = Object.entries(health?.dependencies ?? {}).filter(([, { ok }]) => !ok);
   const inactive = Object.entries(health?.layers ?? {}).filter(([, { active }]) => !active);
+  // Layers that are inactive for the same reason share a line.
+  const byReason = Map.groupBy(inactive, ([, { detail }]) => detail ?? "");
   return [
     ...(restarts > 0 && lastExit !== undefined ? [`${name} was restarted; before: ${lastExit}`] : []),
     ...failed.map(([dependency, { error }]) => `${name}: ${dependency}: ${error ?? "does not answer"}`),
-    ...inactive.map(
-      ([layer, { detail }]) => `${name}: ${layer} is inactive${detail === undefined ? "" : `: ${detail}`}`,
-    ),
+    ...[...byReason].map(([reason, layers]) => {
+      const names = layers.map(([layer]) => layer).join(", ");
+      return `${name}: inactive: ${names}${reason === "" ? "" : ` (${reason})`}`;
+    }),
   ];
 }
