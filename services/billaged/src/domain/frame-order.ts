@@ -32,6 +32,8 @@ export class FrameOrder {
       this.#contiguous = 0;
       this.#ahead.clear();
     }
+    // Senders begin with the oldest frame they still have: what came before was confirmed to a log that is lost.
+    if (this.#contiguous === 0 && this.#ahead.size === 0 && frameSeq > reorderFrames) this.#contiguous = frameSeq - 1;
     this.#ahead.add(frameSeq);
     this.#advance();
     while (this.#ahead.size > reorderFrames) {
