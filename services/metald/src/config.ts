@@ -52,7 +52,7 @@ export function readConfig(settings: Settings): Config {
     memoryCapacityBytes: settings.bytes("MEMORY_CAPACITY", {
       min: 64 * mib,
       max: hostMemory,
-      default: Math.max(64 * mib, hostMemory - Math.max(gib, hostMemory * 0.1)),
+      default: Math.max(64 * mib, Math.floor(hostMemory - Math.max(gib, hostMemory * 0.1))),
     }),
     bootTimeoutMs: settings.durationMs("BOOT_TIMEOUT", { min: 1_000, max: 600_000, default: 30_000 }),
     logLimitBytes: settings.bytes("LOG_LIMIT", { min: 4096, max: gib, default: 4 * mib }),

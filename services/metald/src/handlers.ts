@@ -73,12 +73,28 @@ export function metalRoutes(
         for await (const vm of service.drain({ deleteVms })) yield show(vm);
       },
 
+      reserveCapacity: async ({ tenantId, reservationId, resources, holdMs }) => {
+        if (!resources) throw new ServiceError("INVALID_REQUEST", "resources: is missing");
+        const expiresAtMs = await service.reserve({
+          id: parseId("rsv", reservationId, "reservation_id"),
+          tenantId: tenant(tenantId),
+          vcpuCount: resources.vcpuCount,
+          memoryBytes: Number(resources.memoryBytes),
+          diskBytes: Number(resources.diskBytes),
+          holdMs,
+        });
+        return { reservationId, resources, expiresAtMs: BigInt(expiresAtMs) };
+      },
+
+      releaseReservation: async ({ tenantId, reservationId }) => {
+        await service.releaseReservation(tenant(tenantId), parseId("rsv", reservationId, "reservation_id"));
+        return {};
+      },
+
       snapshotVm: unimplemented,
       restoreVm: unimplemented,
       listSnapshots: unimplemented,
       deleteSnapshot: unimplemented,
-      reserveCapacity: unimplemented,
-      releaseReservation: unimplemented,
     });
 }
 

@@ -18,7 +18,17 @@ export type Admission = Pick<
   | "diskBytes"
   | "rootfsAssetId"
   | "createdAtMs"
->;
+> & {
+  /** Room that was held for it; empty for none. */
+  readonly reservationId: string;
+};
+
+/** Room held for a VM that is about to be created. */
+export interface Reservation extends Resources {
+  readonly id: string;
+  readonly tenantId: TenantId;
+  readonly expiresAtMs: number;
+}
 
 export interface ListQuery {
   /** Undefined: every tenant's. */
@@ -41,6 +51,13 @@ export interface VmStore {
    * VM_ID_REUSED, VM_TOO_LARGE, HOST_FULL or HOST_ADDRESSES_EXHAUSTED.
    */
   admit(admission: Admission, capacity: Capacity, lastSlot: number): Promise<{ vm: Vm; isNew: boolean }>;
+  /**
+   * Holds room, in one transaction; the same id again extends the hold. Throws as `admit` does, and RESERVATION_ID_REUSED
+   * for an id that holds other room.
+   */
+  reserve(reservation: Reservation, capacity: Capacity, nowMs: number): Promise<void>;
+  /** Gives held room back; a reservation that is gone is success. */
+  releaseReservation(tenantId: TenantId, id: string): Promise<void>;
   /** Yields the VM as it is then. A slot that is taken away rests before it is given again. */
   update(vm: Vm, patch: VmPatch, nowMs: number): Promise<Vm>;
   get(id: VmId): Promise<Vm | undefined>;
@@ -48,8 +65,8 @@ export interface VmStore {
   alive(): Promise<Vm[]>;
   /** Newest first. */
   list(query: ListQuery): Promise<Vm[]>;
-  /** What the VMs that are not deleted take, hypervisors included. */
-  taken(): Promise<Resources & { readonly vmCount: number }>;
+  /** What the VMs that are not deleted take, hypervisors included, and what is held at `nowMs`. */
+  taken(nowMs: number): Promise<Resources & { readonly vmCount: number }>;
   /** 0 when no VM has one. */
   highestSlot(): Promise<number>;
   /** Never gives this slot to a VM. */
@@ -118,6 +135,8 @@ export interface Cgroups {
   procsPaths(vmId: string): string[];
   /** Undefined where the host has no cgroups. */
   counterFiles(vmId: string): CounterFiles | undefined;
+  /** Resolves when the kernel has done with every process that was in the group; false when one stays. */
+  emptied(vmId: string): Promise<boolean>;
   /** Waits a little for exiting processes; a group with a living one stays and is an error. */
   remove(vmId: string): Promise<void>;
   /** Names of the groups that this instance has. */

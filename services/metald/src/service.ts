@@ -8,7 +8,7 @@ import { type Instance, slotIdentity } from "./domain/slot-identity.ts";
 import { lastSlot } from "./domain/subnet.ts";
 import type { Verb, Vm } from "./domain/vm.ts";
 import { guestConfigOf } from "./guest-config.ts";
-import type { ListQuery } from "./ports.ts";
+import type { ListQuery, Reservation } from "./ports.ts";
 import { VmDriver, type VmDriverDeps } from "./vm-driver.ts";
 import { vmPaths } from "./vm-paths.ts";
 import { WatchHub } from "./watch-hub.ts";
@@ -61,9 +61,6 @@ export class MetalService implements AsyncDisposable {
   async createVm(request: CreateVmRequest): Promise<Vm> {
     const { store, clock, capacity, instance } = this.#deps;
     if (this.#draining) throw new ServiceError("HOST_DRAINING", "this host takes no new VMs");
-    if (request.reservationId !== "") {
-      throw new ServiceError("UNIMPLEMENTED", "reservation_id: this release holds no reservations");
-    }
     const { spec } = request;
     if (!spec?.resources) throw new ServiceError("INVALID_REQUEST", "spec.resources: is missing");
     const id = parseId("vm", request.vmId, "vm_id");
@@ -79,6 +76,7 @@ export class MetalService implements AsyncDisposable {
       diskBytes: Number(spec.resources.diskBytes),
       rootfsAssetId: parseId("asset", spec.rootfsAssetId, "spec.rootfs_asset_id"),
       createdAtMs: clock.nowMs(),
+      reservationId: request.reservationId,
     };
     guestConfigOf(wish, { ...this.#deps.networks.guestSettings, address: "192.0.2.1" }); // refuses what no guest could run
     const { vm } = await store.admit(wish, capacity, lastSlot(instance.subnet));
@@ -89,6 +87,20 @@ export class MetalService implements AsyncDisposable {
       throw new ServiceError(made.failure.reason as ErrorReason, made.failure.message);
     }
     return made;
+  }
+
+  /** Holds room for a VM to come; yields when the hold ends by itself. */
+  async reserve(wanted: Omit<Reservation, "expiresAtMs"> & { readonly holdMs: number }): Promise<number> {
+    const { store, clock, capacity } = this.#deps;
+    if (this.#draining) throw new ServiceError("HOST_DRAINING", "this host takes no new VMs");
+    const nowMs = clock.nowMs();
+    const expiresAtMs = nowMs + wanted.holdMs;
+    await store.reserve({ ...wanted, expiresAtMs }, capacity, nowMs);
+    return expiresAtMs;
+  }
+
+  releaseReservation(tenantId: TenantId, id: string): Promise<void> {
+    return this.#deps.store.releaseReservation(tenantId, id);
   }
 
   /** Carries out a verb; resolves when the VM has arrived. */
@@ -146,7 +158,7 @@ export class MetalService implements AsyncDisposable {
   }
 
   taken(): Promise<Resources & { readonly vmCount: number }> {
-    return this.#deps.store.taken();
+    return this.#deps.store.taken(this.#deps.clock.nowMs());
   }
 
   /** Refuses new VMs and ends those that are here, all at once; yields each when it has ended. */

@@ -253,7 +253,7 @@ export async function continueMetering(deps: StepDeps, session: VmSession): Prom
 /** Ends the incarnation's process and takes its final sample, in that order: then nothing can be counted any more. */
 async function endMetering(deps: StepDeps, session: VmSession): Promise<void> {
   const { vm, identity, paths, signal } = session;
-  const { series: store, sampler, counters: source, metering, clock } = deps;
+  const { series: store, sampler, counters: source, metering, clock, cgroups } = deps;
   const series = await store.get(vm.id, vm.incarnation);
   if (!series || series.final) return;
   const process = await findProcess(deps, session);
@@ -263,6 +263,8 @@ async function endMetering(deps: StepDeps, session: VmSession): Promise<void> {
   const noBlock = { diskReadBytes: Number.NaN, diskWriteBytes: Number.NaN };
   const block = process && process.state !== "gone" ? await sampler.readBlock(process) : noBlock;
   await killProcess(deps, session);
+  // A process that has a zombie's state may have threads that still tear down its memory, and that is counted too.
+  if (!(await cgroups.emptied(vm.id))) session.log.warn("the VM's processes linger; its last counters may miss them");
   let final = sampler.finish(vm.id, block);
   if (!final) {
     const counters = await source.ofRemains(vm.id, identity, paths.layer);

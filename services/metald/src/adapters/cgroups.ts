@@ -5,6 +5,8 @@ import { type CgroupLayout, detectCgroups } from "./cgroup-layout.ts";
 
 const removalDeadlineMs = 5_000;
 const removalPollMs = 10;
+const exitDeadlineMs = 2_000;
+const exitPollMs = 2;
 
 /** One cgroup per VM, `unkey-<instance>/<vm id>` in each hierarchy that the host offers (cgroup v2, or v1 where v2 lacks controllers). */
 export class LinuxCgroups implements Cgroups {
@@ -51,6 +53,14 @@ export class LinuxCgroups implements Cgroups {
 
   counterFiles(vmId: string): CounterFiles | undefined {
     return this.#layout?.counterFiles(`${this.#parent}/${vmId}`);
+  }
+
+  async emptied(vmId: string): Promise<boolean> {
+    for (let waitedMs = 0; waitedMs < exitDeadlineMs; waitedMs += exitPollMs) {
+      if ((await this.processes(vmId)).length === 0) return true;
+      await delay(exitPollMs);
+    }
+    return false;
   }
 
   async remove(vmId: string): Promise<void> {

@@ -34,6 +34,16 @@ CREATE TABLE vm (
 CREATE INDEX vm_by_tenant ON vm (tenant_id, created_at_ms, vm_id);
 CREATE INDEX vm_alive ON vm (state) WHERE state <> 'deleted';
 
+-- Room held for VMs that are about to be created; a row counts until it expires.
+CREATE TABLE reservation (
+  reservation_id TEXT PRIMARY KEY,
+  tenant_id TEXT NOT NULL,
+  vcpu_count INTEGER NOT NULL,
+  memory_bytes INTEGER NOT NULL,
+  disk_bytes INTEGER NOT NULL,
+  expires_at_ms INTEGER NOT NULL
+) STRICT;
+
 -- When each slot that no VM has was given back: its address rests for a while.
 CREATE TABLE released_slot (slot INTEGER PRIMARY KEY, released_at_ms INTEGER NOT NULL) STRICT;
 

@@ -4,7 +4,7 @@ import type { Sql, SqlStatements, SqlValue } from "@unkey/sql";
 import { admit, type Capacity, footprint, type Resources, sum } from "../domain/capacity.ts";
 import { firstSlot } from "../domain/subnet.ts";
 import type { Vm, VmPatch } from "../domain/vm.ts";
-import type { Admission, ListQuery, VmStore } from "../ports.ts";
+import type { Admission, ListQuery, Reservation, VmStore } from "../ports.ts";
 
 interface VmRow {
   vm_id: string;
@@ -68,7 +68,8 @@ export class SqlVmStore implements VmStore {
     });
   }
 
-  async admit(admission: Admission, capacity: Capacity, lastSlot: number): Promise<{ vm: Vm; isNew: boolean }> {
+  async admit(wish: Admission, capacity: Capacity, lastSlot: number): Promise<{ vm: Vm; isNew: boolean }> {
+    const { reservationId, ...admission } = wish;
     return this.#sql.transaction(async (tx) => {
       const known = await tx.one<VmRow>("SELECT * FROM vm WHERE vm_id = ?", [admission.id]);
       if (known) {
@@ -76,7 +77,11 @@ export class SqlVmStore implements VmStore {
         if (vm.tenantId === admission.tenantId && vm.specHash === admission.specHash) return { vm, isNew: false };
         throw new ServiceError("VM_ID_REUSED", `${admission.id} was used before, for another VM`);
       }
-      admit(admission, await takenOf(tx), capacity);
+      await tx.run("DELETE FROM reservation WHERE reservation_id = ? AND tenant_id = ?", [
+        reservationId,
+        admission.tenantId,
+      ]);
+      admit(admission, await takenOf(tx, admission.createdAtMs), capacity);
       const slot = await freeSlot(tx, admission.createdAtMs, lastSlot);
       const vm: Vm = {
         ...admission,
@@ -98,6 +103,37 @@ export class SqlVmStore implements VmStore {
       await tx.run(text, Object.values(row));
       return { vm, isNew: true };
     });
+  }
+
+  async reserve(reservation: Reservation, capacity: Capacity, nowMs: number): Promise<void> {
+    const { id, tenantId, vcpuCount, memoryBytes, diskBytes, expiresAtMs } = reservation;
+    await this.#sql.transaction(async (tx) => {
+      await tx.run("DELETE FROM reservation WHERE expires_at_ms <= ?", [nowMs]);
+      const known = await tx.one<ResourceRow & { tenant_id: string }>(
+        "SELECT tenant_id, vcpu_count, memory_bytes, disk_bytes FROM reservation WHERE reservation_id = ?",
+        [id],
+      );
+      if (known) {
+        const same =
+          known.tenant_id === tenantId &&
+          known.vcpu_count === vcpuCount &&
+          known.memory_bytes === memoryBytes &&
+          known.disk_bytes === diskBytes;
+        if (!same) throw new ServiceError("RESERVATION_ID_REUSED", `${id} already holds other room`);
+        await tx.run("UPDATE reservation SET expires_at_ms = ? WHERE reservation_id = ?", [expiresAtMs, id]);
+        return;
+      }
+      admit(reservation, await takenOf(tx, nowMs), capacity);
+      await tx.run(
+        `INSERT INTO reservation (reservation_id, tenant_id, vcpu_count, memory_bytes, disk_bytes, expires_at_ms)
+         VALUES (?, ?, ?, ?, ?, ?)`,
+        [id, tenantId, vcpuCount, memoryBytes, diskBytes, expiresAtMs],
+      );
+    });
+  }
+
+  async releaseReservation(tenantId: TenantId, id: string): Promise<void> {
+    await this.#sql.run("DELETE FROM reservation WHERE reservation_id = ? AND tenant_id = ?", [id, tenantId]);
   }
 
   async update(vm: Vm, patch: VmPatch, nowMs: number): Promise<Vm> {
@@ -144,9 +180,15 @@ export class SqlVmStore implements VmStore {
     return rows.map(toVm);
   }
 
-  async taken(): Promise<Resources & { readonly vmCount: number }> {
-    const rows = await this.#sql.query<ResourceRow>(aliveResources);
-    return { ...sum(rows.map(costOf)), vmCount: rows.length };
+  async taken(nowMs: number): Promise<Resources & { readonly vmCount: number }> {
+    return this.#sql.transaction(async (tx) => {
+      const { count } = (await tx.one<{ count: number }>(
+        "SELECT COUNT(*) AS count FROM vm WHERE state <> 'deleted'",
+      )) ?? {
+        count: 0,
+      };
+      return { ...(await takenOf(tx, nowMs)), vmCount: count };
+    });
   }
 
   async highestSlot(): Promise<number> {
@@ -167,14 +209,16 @@ const endOfTimeMs = Number.MAX_SAFE_INTEGER;
 type ResourceRow = Pick<VmRow, "vcpu_count" | "memory_bytes" | "disk_bytes">;
 
 // A failed or stopped VM counts too: it may boot again, and its disk is there.
-const aliveResources = "SELECT vcpu_count, memory_bytes, disk_bytes FROM vm WHERE state <> 'deleted'";
+const takenResources = `
+  SELECT vcpu_count, memory_bytes, disk_bytes FROM vm WHERE state <> 'deleted'
+  UNION ALL SELECT vcpu_count, memory_bytes, disk_bytes FROM reservation WHERE expires_at_ms > ?`;
 
 function costOf(row: ResourceRow): Resources {
   return footprint({ vcpuCount: row.vcpu_count, memoryBytes: row.memory_bytes, diskBytes: row.disk_bytes });
 }
 
-async function takenOf(tx: SqlStatements): Promise<Resources> {
-  return sum((await tx.query<ResourceRow>(aliveResources)).map(costOf));
+async function takenOf(tx: SqlStatements, nowMs: number): Promise<Resources> {
+  return sum((await tx.query<ResourceRow>(takenResources, [nowMs])).map(costOf));
 }
 
 /** The next slot that was never used, then the one that has rested longest. */

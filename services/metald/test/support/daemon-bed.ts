@@ -1,0 +1,159 @@
+import { execFile } from "node:child_process";
+import { accessSync, chmodSync, constants } from "node:fs";
+import { copyFile, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { MetalService } from "@unkey/api/metal";
+import { newId, type TenantId } from "@unkey/base";
+import { createLogger, Metrics, type RunningDaemon, startDaemon } from "@unkey/daemon";
+import { Authority, ensureIdentity, IdentitySource } from "@unkey/pki";
+import { callOptions, listenRpc, mintPrincipal, openRpcChannel } from "@unkey/rpc";
+import { hostNetworkSkip } from "../../src/adapters/skip-reasons.ts";
+import { readConfig, startMetald } from "../../src/index.ts";
+import { FakeAssets, FakeBillaged } from "./fake-peers.ts";
+
+const run = promisify(execFile);
+
+/** Kept between runs: the kernel is a download. */
+const guestDir = fileURLToPath(new URL("../../../../node_modules/.cache/unkey-guest", import.meta.url));
+const programs = ["qemu-system-x86_64", "mkfs.erofs", "mke2fs", "busybox", "apt-get", "dpkg-deb", "setpriv", "prlimit"];
+
+/** Why real guests cannot be run by a real metald here; false when they can. */
+export function realGuestSkip(): string | false {
+  if (process.arch !== "x64") return `guests are x86-64 and this host is ${process.arch}`;
+  const folders = [...(process.env["PATH"] ?? "").split(delimiter), "/usr/sbin", "/sbin"];
+  const missing = programs.filter((program) => !folders.some((folder) => isExecutable(join(folder, program))));
+  return missing.length > 0 ? `missing on this host: ${missing.join(", ")}` : hostNetworkSkip();
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A metald as operators run it: through its wiring, over mutual TLS, on the real host; its two peers are played. */
+export class DaemonBed {
+  readonly assets = new FakeAssets();
+  readonly billaged = new FakeBillaged();
+  readonly tenantId: TenantId = newId("tenant");
+  readonly rootfsAssetId = newId("asset");
+  readonly dir: string;
+  readonly #stack = new AsyncDisposableStack();
+  readonly #authority: Authority;
+  readonly #peers: Record<string, string> = {};
+  #daemon: RunningDaemon | undefined;
+  readonly logLines: string[] = [];
+
+  private constructor(dir: string) {
+    this.dir = dir;
+    this.#authority = Authority.open(join(dir, "ca"), { commonName: "Test" });
+    this.#stack.defer(() => rm(dir, { recursive: true, force: true }));
+  }
+
+  static async open(t: { after(fn: () => Promise<void>): void }): Promise<DaemonBed> {
+    const bed = new DaemonBed(await mkdtemp(join(tmpdir(), "metald-real-")));
+    t.after(async () => {
+      await bed.stop();
+      await bed.#stack.disposeAsync();
+    });
+    chmodSync(bed.dir, 0o700); // as closed as an operator's home
+    await bed.#makeRootfs();
+    for (const [name, routes] of Object.entries({ assetmanagerd: bed.assets.routes, billaged: bed.billaged.routes })) {
+      const log = createLogger({ write: (line) => void bed.logLines.push(line) });
+      const server = await listenRpc({
+        routes,
+        identity: bed.#identity(name),
+        host: "127.0.0.1",
+        port: 0,
+        log,
+        metrics: new Metrics(),
+      });
+      bed.#stack.use(server);
+      bed.#peers[name] = `127.0.0.1:${server.port}`;
+    }
+    await bed.start();
+    return bed;
+  }
+
+  /** What `env` adds to metald's settings. */
+  env(): Record<string, string> {
+    return {
+      UNKEY_METALD_DATA_DIR: join(this.dir, "data"),
+      UNKEY_METALD_GUEST_DIR: guestDir,
+      UNKEY_METALD_IDENTITY_DIR: join(this.dir, "identities", "metald"),
+      UNKEY_METALD_ASSETMANAGERD_ADDRESS: this.#peers["assetmanagerd"] ?? "",
+      UNKEY_METALD_BILLAGED_ADDRESS: this.#peers["billaged"] ?? "",
+      UNKEY_METALD_LISTEN_PORT: "0",
+      UNKEY_METALD_HEALTH_PORT: "0",
+      UNKEY_METALD_BOOT_TIMEOUT: "60s",
+      UNKEY_METALD_LOG_LEVEL: "debug",
+    };
+  }
+
+  async start(): Promise<void> {
+    this.#identity("metald");
+    this.#daemon = await startDaemon({
+      name: "metald",
+      env: this.env(),
+      readConfig,
+      start: startMetald,
+      write: (line) => void this.logLines.push(line),
+    });
+  }
+
+  async stop(): Promise<void> {
+    await this.#daemon?.stop();
+    this.#daemon = undefined;
+  }
+
+  /** Calls metald as `service` does, for the bed's tenant. */
+  async call<T>(
+    service: "gatewayd" | "operator",
+    work: (client: ReturnType<typeof this.client>, options: ReturnType<typeof callOptions>) => Promise<T>,
+  ): Promise<T> {
+    const identity = this.#identity(service);
+    const principal = { tenantId: this.tenantId, subject: "key", roles: [], requestId: newId("req") };
+    const principalToken =
+      service === "gatewayd" ? mintPrincipal({ identity: identity.current, principal, nowMs: Date.now() }) : undefined;
+    await using channel = this.#channel(identity);
+    const options = callOptions({ timeoutMs: 150_000, ...(principalToken ? { principalToken } : {}) });
+    return await work(channel.client(MetalService), options);
+  }
+
+  client() {
+    return this.#channel(this.#identity("gatewayd")).client(MetalService);
+  }
+
+  #channel(identity: IdentitySource) {
+    const address = this.#daemon?.addresses.get("rpc")?.split(":") ?? [];
+    return openRpcChannel({
+      peer: "metald",
+      address: { host: address[0] ?? "", port: Number(address[1]) },
+      identity,
+    });
+  }
+
+  #identity(service: string): IdentitySource {
+    const path = join(this.dir, "identities", service);
+    ensureIdentity(this.#authority, path, { id: { trustDomain: "unkey.test", service } });
+    return this.#stack.adopt(IdentitySource.open(path), (source) => source[Symbol.dispose]());
+  }
+
+  /** The image holds one static binary and nothing else. */
+  async #makeRootfs(): Promise<void> {
+    const tree = join(this.dir, "tree");
+    const image = join(this.dir, "rootfs.erofs");
+    await mkdir(join(tree, "bin"), { recursive: true });
+    const busybox = ["/usr/bin/busybox", "/bin/busybox"].find(isExecutable) ?? "";
+    await copyFile(busybox, join(tree, "bin/busybox"));
+    await run("mkfs.erofs", ["--quiet", "--all-root", image, tree]);
+    const content = await readFile(image);
+    this.assets.contentOf = () => content;
+  }
+}
