@@ -95,14 +95,20 @@ export class Health {
 }
 
 async function failureOf(check: Dependency["check"]): Promise<string | undefined> {
-  const signal = AbortSignal.timeout(checkDeadlineMs);
+  const deadline = new AbortController();
   const late = Promise.withResolvers<never>();
-  // A check that ignores its signal must not hang the report.
-  signal.addEventListener("abort", () => late.reject(new Error(`no answer within ${checkDeadlineMs} ms`)));
+  const timer = setTimeout(() => {
+    const error = new Error(`no answer within ${checkDeadlineMs} ms`);
+    deadline.abort(error);
+    late.reject(error); // a check that ignores its signal must not hang the report
+  }, checkDeadlineMs);
   try {
-    await Promise.race([check(signal), late.promise]);
+    // Called within the race: a check that throws at once must not leave `late` without a listener.
+    await Promise.race([late.promise, (async () => check(deadline.signal))()]);
     return undefined;
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
+  } finally {
+    clearTimeout(timer);
   }
 }
