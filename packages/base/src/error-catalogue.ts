@@ -99,6 +99,7 @@ export const errorCatalogue = {
   DATA_LOSS: { code: "data_loss", nextStep: "Look for the request id in the service's log and report it." },
   // VMs of a host (services/metald)
   VM_NOT_FOUND: { code: "not_found", nextStep: "Check the id; `unkey vms` lists the VMs that there are." },
+  RESERVATION_ID_REUSED: { code: "already_exists", nextStep: "Choose a new reservation_id." },
   VM_ID_REUSED: { code: "already_exists", nextStep: "Repeat the first request exactly, or choose another vm_id." },
   VM_TOO_LARGE: {
     code: "invalid_argument",
