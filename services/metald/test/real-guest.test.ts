@@ -75,8 +75,8 @@ test("a real guest: served, paused, resumed, outliving metald, stopped with its 
   await bed.call("gatewayd", (client, options) => client.resumeVm(id, options));
   assert.equal(await fetchText(booted.ipAddress), page);
 
-  // metald goes and comes back; the VM and its network do not notice.
-  await bed.stop();
+  // metald is killed and comes back; the VM and its network do not notice.
+  await bed.stop("SIGKILL");
   assert.equal(await fetchText(booted.ipAddress), page);
   await bed.start();
   await eventually(async () => {
@@ -141,6 +141,15 @@ test("a real guest: served, paused, resumed, outliving metald, stopped with its 
   ];
   assert.deepEqual(traces, []);
   await bed.stop();
-  assert.doesNotMatch(await runCommand("nft", ["list", "tables"]), new RegExp(instance));
-  for (const line of bed.logLines.filter((text) => text.includes('"step done"'))) t.diagnostic(line.trim());
+  assert.doesNotMatch(await runCommand("nft", ["list", "ruleset"]), new RegExp(instance));
+  const groups = readdirSync("/sys/fs/cgroup").flatMap((name) => [`${name}/unkey-${instance}`]);
+  assert.deepEqual(
+    groups.filter((group) => existsSync(`/sys/fs/cgroup/${group}`)),
+    [],
+  );
+  assert.equal(existsSync(`/sys/fs/cgroup/unkey-${instance}`), false);
+  for (const line of bed.logLines.filter((text) => text.includes('"step done"'))) {
+    const { step, tookMs } = JSON.parse(line) as { step: string; tookMs: number };
+    t.diagnostic(`${step}: ${tookMs} ms`);
+  }
 });

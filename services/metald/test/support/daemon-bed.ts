@@ -1,4 +1,5 @@
-import { execFile } from "node:child_process";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
 import { accessSync, chmodSync, constants } from "node:fs";
 import { copyFile, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,17 +8,18 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { MetalService } from "@unkey/api/metal";
 import { newId, type TenantId } from "@unkey/base";
-import { createLogger, Metrics, type RunningDaemon, startDaemon } from "@unkey/daemon";
+import { createLogger, Metrics } from "@unkey/daemon";
 import { Authority, ensureIdentity, IdentitySource } from "@unkey/pki";
 import { callOptions, listenRpc, mintPrincipal, openRpcChannel } from "@unkey/rpc";
 import { hostNetworkSkip } from "../../src/adapters/skip-reasons.ts";
-import { readConfig, startMetald } from "../../src/index.ts";
 import { FakeAssets, FakeBillaged } from "./fake-peers.ts";
+import { eventually } from "./metal-bed.ts";
 
 const run = promisify(execFile);
 
 /** Kept between runs: the kernel is a download. */
 const guestDir = fileURLToPath(new URL("../../../../node_modules/.cache/unkey-guest", import.meta.url));
+const mainFile = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 const programs = ["qemu-system-x86_64", "mkfs.erofs", "mke2fs", "busybox", "apt-get", "dpkg-deb", "setpriv", "prlimit"];
 
 /** Why real guests cannot be run by a real metald here; false when they can. */
@@ -47,7 +49,7 @@ export class DaemonBed {
   readonly #stack = new AsyncDisposableStack();
   readonly #authority: Authority;
   readonly #peers: Record<string, string> = {};
-  #daemon: RunningDaemon | undefined;
+  #daemon: ChildProcess | undefined;
   readonly logLines: string[] = [];
 
   private constructor(dir: string) {
@@ -89,6 +91,7 @@ export class DaemonBed {
       UNKEY_METALD_IDENTITY_DIR: join(this.dir, "identities", "metald"),
       UNKEY_METALD_ASSETMANAGERD_ADDRESS: this.#peers["assetmanagerd"] ?? "",
       UNKEY_METALD_BILLAGED_ADDRESS: this.#peers["billaged"] ?? "",
+      UNKEY_METALD_ADDRESS_FILE: this.#addressFile,
       UNKEY_METALD_LISTEN_PORT: "0",
       UNKEY_METALD_HEALTH_PORT: "0",
       UNKEY_METALD_BOOT_TIMEOUT: "60s",
@@ -98,18 +101,28 @@ export class DaemonBed {
 
   async start(): Promise<void> {
     this.#identity("metald");
-    this.#daemon = await startDaemon({
-      name: "metald",
-      env: this.env(),
-      readConfig,
-      start: startMetald,
-      write: (line) => void this.logLines.push(line),
-    });
+    await rm(this.#addressFile, { force: true });
+    const env = { PATH: process.env["PATH"], ...this.env() };
+    this.#daemon = spawn(process.execPath, [mainFile], { env, stdio: ["ignore", "pipe", "inherit"] });
+    this.#daemon.stdout?.setEncoding("utf8").on("data", (text: string) => void this.logLines.push(...text.split("\n")));
+    await eventually(async () => {
+      if (this.#daemon?.exitCode !== null) throw new Error(`metald ended: ${this.logLines.slice(-5).join("\n")}`);
+      return readFile(this.#addressFile, "utf8").catch(() => undefined);
+    }, "metald listens");
   }
 
-  async stop(): Promise<void> {
-    await this.#daemon?.stop();
+  /** SIGTERM lets it end in order, SIGKILL does not. */
+  async stop(signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<void> {
+    const daemon = this.#daemon;
     this.#daemon = undefined;
+    if (daemon?.exitCode !== null) return;
+    const ended = once(daemon, "exit");
+    daemon.kill(signal);
+    await ended;
+  }
+
+  get #addressFile(): string {
+    return join(this.dir, "metald.addresses.json");
   }
 
   /** Calls metald as `service` does, for the bed's tenant. */
@@ -131,12 +144,7 @@ export class DaemonBed {
   }
 
   #channel(identity: IdentitySource) {
-    const address = this.#daemon?.addresses.get("rpc")?.split(":") ?? [];
-    return openRpcChannel({
-      peer: "metald",
-      address: { host: address[0] ?? "", port: Number(address[1]) },
-      identity,
-    });
+    return openRpcChannel({ peer: "metald", address: { file: this.#addressFile }, identity });
   }
 
   #identity(service: string): IdentitySource {
