@@ -98,14 +98,23 @@ export class MetalBed {
     this.hypervisor = new MemoryHypervisor(options);
   }
 
+  /** For tests that need many: `await using`. */
+  static async openDisposable(options: BedOptions = {}): Promise<MetalBed & AsyncDisposable> {
+    const bed = new MetalBed(await mkdtemp(join(tmpdir(), "metald-")), options);
+    await bed.start();
+    return Object.assign(bed, { [Symbol.asyncDispose]: () => bed.#close() });
+  }
+
   static async open(t: { after(fn: () => Promise<void>): void }, options: BedOptions = {}): Promise<MetalBed> {
     const bed = new MetalBed(await mkdtemp(join(tmpdir(), "metald-")), options);
-    t.after(async () => {
-      await bed.#run?.stop();
-      await rm(bed.dir, { recursive: true, force: true });
-    });
+    t.after(() => bed.#close());
     await bed.start();
     return bed;
+  }
+
+  async #close(): Promise<void> {
+    await this.#run?.stop();
+    await rm(this.dir, { recursive: true, force: true });
   }
 
   get run(): Run {
