@@ -8,6 +8,7 @@ import {
   type ImageSource,
   type Platform,
   type RegistryCredentials,
+  type ResolvedManifest,
   resolveImage,
   resolveManifest,
   resolveUser,
@@ -22,7 +23,7 @@ import {
   rootfsKey,
   rootfsLabels,
 } from "./domain/build.ts";
-import { type BuildProcess, commandOf, withHome } from "./domain/process.ts";
+import { commandOf, withHome } from "./domain/process.ts";
 import type { AssetRegistry, BuildStore } from "./ports.ts";
 import { StepProgress } from "./step-progress.ts";
 
@@ -55,27 +56,41 @@ export class BuildRunner {
     this.#deps = deps;
   }
 
-  /** Runs a pending build to its completion. Throws what fails it; the scratch directory is removed in any case. */
+  /** Runs a pending build to its completion, or throws what fails it. Either way nothing of it is left on disk before. */
   async run(build: Build, credentials: RegistryCredentials | undefined, signal: AbortSignal): Promise<void> {
-    const { openImage, platform, scratchDirectory, feed } = this.#deps;
+    const { openImage, platform, store, feed } = this.#deps;
     const { request, tenantId, buildId } = build;
-    const scratch = join(scratchDirectory, buildId);
     const progress = new StepProgress(this.#deps, build);
     try {
-      await mkdir(scratch, { recursive: true, mode: 0o700 });
       await progress.move("pending", "pull");
       const source = openImage(request.source, { credentials, plainHttp: request.plainHttp });
       const manifest = await resolveManifest(source, platform, signal);
-      await this.#deps.store.setImageDigest(build, manifest.digest);
+      await store.setImageDigest(build, manifest.digest);
       await this.#say(build, `${imageNameOf(request.source)} is ${manifest.digest}`);
       using _turn = await this.#turn(tenantId, rootfsKey(manifest.digest, build.platform), signal);
       const cached = await this.#cached(build, manifest.digest, signal);
-      if (cached !== undefined) {
-        await this.#complete(progress, cached, true);
-        return;
-      }
-      const image = await resolveImage(source, manifest, platform, defaultImageLimits, signal);
-      commandOf(image.config.argv, request.argvOverride, source.name);
+      const result = cached ?? (await this.#make(progress, source, manifest, signal));
+      await this.#complete(progress, result, cached !== undefined);
+    } finally {
+      feed.clearProgress(buildId);
+    }
+  }
+
+  async #make(
+    progress: StepProgress,
+    source: ImageSource,
+    manifest: ResolvedManifest,
+    signal: AbortSignal,
+  ): Promise<BuildResult> {
+    const { platform, assets, scratchDirectory } = this.#deps;
+    const { build } = progress;
+    const image = await resolveImage(source, manifest, platform, defaultImageLimits, signal);
+    const { argv, env, workingDir, stopSignal, exposedPorts, user } = image.config;
+    commandOf(argv, build.request.argvOverride, source.name); // before any layer is fetched
+    // Its own for each attempt: a tool of a process that died may still write into the last one.
+    const scratch = join(scratchDirectory, `${build.buildId}-${build.attempts + 1}`);
+    try {
+      await mkdir(scratch, { recursive: true, mode: 0o700 });
       await this.#say(build, `fetching ${image.layers.length} layers, ${formatBytes(image.layerBytes)}`);
       const layers = await fetchLayers(source, image, scratch, {
         signal,
@@ -97,37 +112,22 @@ export class BuildRunner {
       if (facts.droppedXattrs.length > 0) {
         await this.#say(build, `left out extended attributes: ${facts.droppedXattrs.join(", ")}`);
       }
-      const user = resolveUser(image.config.user, facts.passwd, facts.group);
+      const { uid, gid, groups, home } = resolveUser(user, facts.passwd, facts.group);
 
       await progress.move("writing", "register");
-      const asset = await this.#deps.assets.store(
-        {
-          tenantId,
-          name: source.name.slice(0, 255),
-          path: imagePath,
-          labels: rootfsLabels(manifest.digest, build.platform),
-        },
+      const { tenantId, platform: target } = build;
+      const asset = await assets.store(
+        { tenantId, name: source.name.slice(0, 255), path: imagePath, labels: rootfsLabels(manifest.digest, target) },
         signal,
         (done, total) => progress.bytes(done, total),
       );
-      const { argv, env, workingDir, stopSignal, exposedPorts } = image.config;
-      const process: BuildProcess = {
-        argv,
-        env: withHome(env, user.home),
-        workingDir,
-        uid: user.uid,
-        gid: user.gid,
-        groups: user.groups,
-        stopSignal,
-        exposedPorts,
+      return {
+        imageDigest: manifest.digest,
+        rootfsAssetId: asset.assetId,
+        rootfsBytes: asset.sizeBytes,
+        process: { argv, env: withHome(env, home), workingDir, uid, gid, groups, stopSignal, exposedPorts },
       };
-      await this.#complete(
-        progress,
-        { imageDigest: manifest.digest, rootfsAssetId: asset.assetId, rootfsBytes: asset.sizeBytes, process },
-        false,
-      );
     } finally {
-      feed.clearProgress(buildId);
       await rm(scratch, { recursive: true, force: true });
     }
   }

@@ -25,7 +25,7 @@ const ratioFreeBytes = 64 * mib;
 export async function* layerStream(blob: LayerBlob, limits: ImageLimits, signal: AbortSignal): AsyncGenerator<Buffer> {
   signal.throwIfAborted();
   const magic = await firstBytes(blob.path);
-  const source = createReadStream(blob.path, { highWaterMark: readChunkBytes, signal });
+  const source = createReadStream(blob.path, { highWaterMark: readChunkBytes });
   const stream =
     magic.readUInt16BE(0) === 0x1f8b
       ? pipeline(source, createGunzip({ chunkSize: readChunkBytes }), () => {})
@@ -35,6 +35,7 @@ export async function* layerStream(blob: LayerBlob, limits: ImageLimits, signal:
   let bytes = 0;
   try {
     for await (const chunk of stream as AsyncIterable<Buffer>) {
+      signal.throwIfAborted(); // per chunk: a stream that is given the signal may fail before anybody listens
       bytes += chunk.length;
       checkBytes("the layer unpacks to", bytes, limits.uncompressedBytes);
       if (bytes > ratioFreeBytes) {
@@ -43,7 +44,6 @@ export async function* layerStream(blob: LayerBlob, limits: ImageLimits, signal:
       yield chunk;
     }
   } catch (error) {
-    signal.throwIfAborted();
     if (error instanceof Error && "code" in error && /^(Z_|ZSTD_|ERR_ZLIB)/.test(String(error.code))) {
       throw new InvalidInput(`its compression is damaged (${error.message})`);
     }

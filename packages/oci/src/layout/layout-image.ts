@@ -96,10 +96,15 @@ export class LayoutImage implements ImageSource {
     use: (chunks: AsyncIterable<Uint8Array>) => Promise<T>,
   ): Promise<T> {
     const handle = await this.#open(blobFile(descriptor.digest));
+    async function* chunks(): AsyncGenerator<Uint8Array> {
+      const stream = handle.createReadStream({ autoClose: false, highWaterMark: 256 * kib }) as AsyncIterable<Buffer>;
+      for await (const chunk of stream) {
+        signal.throwIfAborted();
+        yield chunk;
+      }
+    }
     try {
-      return await use(
-        handle.createReadStream({ autoClose: false, highWaterMark: 256 * kib, signal }) as AsyncIterable<Buffer>,
-      );
+      return await use(chunks());
     } finally {
       await handle.close();
     }

@@ -21,8 +21,12 @@ const htpasswd = "tester:$2y$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS35PSZ
 export interface TestRegistry extends AsyncDisposable {
   /** `127.0.0.1:<port>`. */
   readonly host: string;
-  /** Requests for blobs that it has answered with bytes. */
+  /** Requests for blobs that it has answered with bytes, as far as its log has been read. */
   blobReads(): number;
+  /** Resolves when every request until now is in the log. */
+  settled(): Promise<void>;
+  /** The file in which it keeps a blob, for a test to damage. */
+  blobPath(digest: string): string;
 }
 
 export interface TestRegistryOptions {
@@ -46,12 +50,16 @@ export async function startTestRegistry(options: TestRegistryOptions = {}): Prom
   const child = spawn(registryPath, ["serve", configFile], { stdio: ["ignore", "pipe", "pipe"] });
   const exited = new Promise<void>((resolve) => child.once("close", () => resolve()));
   let blobReads = 0;
+  let marks = 0;
+  const marked = new Map<string, () => void>();
   const port = await new Promise<string>((resolve, reject) => {
     child.once("error", reject);
     void exited.then(() => reject(new Error("the registry ended before it listened")));
     for (const output of [child.stdout, child.stderr]) {
       createInterface({ input: output }).on("line", (line) => {
         if (/"GET \/v2\/\S+\/blobs\/\S+ HTTP\/1\.[01]" 200/.test(line.replaceAll("\\", ""))) blobReads++;
+        const mark = /GET \/v2\/(mark-\d+)/.exec(line)?.[1] ?? "";
+        marked.get(mark)?.();
         const found = /listening on 127\.0\.0\.1:(\d+)/.exec(line);
         if (found?.[1] !== undefined) resolve(found[1]);
       });
@@ -60,6 +68,18 @@ export async function startTestRegistry(options: TestRegistryOptions = {}): Prom
   return {
     host: `127.0.0.1:${port}`,
     blobReads: () => blobReads,
+    settled: async () => {
+      const mark = `mark-${++marks}`;
+      const seen = new Promise<void>((resolve) => marked.set(mark, resolve));
+      const response = await request(`http://127.0.0.1:${port}/v2/${mark}`);
+      await response.body.dump();
+      await seen;
+      marked.delete(mark);
+    },
+    blobPath: (digest) => {
+      const [algorithm = "", hex = ""] = digest.split(":");
+      return join(directory, "data/docker/registry/v2/blobs", algorithm, hex.slice(0, 2), hex, "data");
+    },
     async [Symbol.asyncDispose]() {
       child.kill("SIGKILL");
       await exited;

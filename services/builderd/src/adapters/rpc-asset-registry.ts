@@ -101,7 +101,8 @@ async function* parts(
 async function digestOfFile(path: string, signal: AbortSignal): Promise<{ digest: string; sizeBytes: number }> {
   const digest = new StreamingDigest();
   let sizeBytes = 0;
-  for await (const chunk of createReadStream(path, { highWaterMark: chunkBytes, signal }) as AsyncIterable<Buffer>) {
+  for await (const chunk of createReadStream(path, { highWaterMark: chunkBytes }) as AsyncIterable<Buffer>) {
+    signal.throwIfAborted();
     digest.update(chunk);
     sizeBytes += chunk.length;
   }

@@ -192,7 +192,7 @@ export class SqlBuildStore implements BuildStore {
   async log(build: Build, text: string, nowMs: number): Promise<void> {
     await this.#sql.run(
       `INSERT INTO build_log (build_id, sequence, at_ms, text)
-       SELECT ?, count(*) + 1, ?, ? FROM build_log WHERE build_id = ? HAVING count(*) < ?`,
+       SELECT ?, lines + 1, ?, ? FROM (SELECT count(*) AS lines FROM build_log WHERE build_id = ?) WHERE lines < ?`,
       [build.buildId, nowMs, text.replaceAll("\n", " ").slice(0, maxLogLineLength), build.buildId, maxLogLines],
     );
   }

@@ -21,7 +21,7 @@ export class SqlUploadStore implements UploadStore {
     const { tenantId, uploadId, digest, sizeBytes, expiresAtMs } = upload;
     const added = await this.#sql.run(
       `INSERT INTO upload (tenant_id, upload_id, digest, size_bytes, expires_at_ms)
-       SELECT ?, ?, ?, ?, ? FROM upload WHERE tenant_id = ? HAVING count(*) < ?`,
+       SELECT ?, ?, ?, ?, ? WHERE (SELECT count(*) FROM upload WHERE tenant_id = ?) < ?`,
       [tenantId, uploadId, digest, sizeBytes, expiresAtMs, tenantId, maxPerTenant],
     );
     if (added.changes === 0) {

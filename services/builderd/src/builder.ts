@@ -1,0 +1,110 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import type { ConnectRouter } from "@connectrpc/connect";
+import { BuilderService } from "@unkey/api/builder";
+import { systemClock } from "@unkey/base";
+import { type DaemonContext, everyMs } from "@unkey/daemon";
+import {
+  formatPlatform,
+  hostPlatform,
+  type ImageSource,
+  LayoutImage,
+  parseImageReference,
+  RegistryClient,
+  writeRootfs,
+} from "@unkey/oci";
+import { openSqlite } from "@unkey/sql";
+import { migrations } from "./adapters/schema.ts";
+import { SqlBuildStore } from "./adapters/sql-build-store.ts";
+import { SqlUploadStore } from "./adapters/sql-upload-store.ts";
+import { BuildFeed } from "./build-feed.ts";
+import { BuildQueue } from "./build-queue.ts";
+import { BuildRunner, type OpenImageOptions } from "./build-runner.ts";
+import type { Config } from "./config.ts";
+import type { BuildSource } from "./domain/build.ts";
+import { builderHandlers } from "./handlers.ts";
+import type { AssetRegistry, BuildLimits } from "./ports.ts";
+import { BuildService } from "./service.ts";
+import { UploadService } from "./upload-service.ts";
+
+const sweepIntervalMs = 60_000;
+/** Rows that may wait: enough for a busy day's burst, few enough that the last one's turn comes. */
+const defaultLimits: BuildLimits = { unfinished: 256, unfinishedPerTenant: 32 };
+
+export interface BuilderParts {
+  readonly assets: AssetRegistry;
+  /** Replaced by tests that need it to fail or hang. */
+  readonly writeRootfs?: typeof writeRootfs;
+  readonly limits?: BuildLimits;
+}
+
+export interface Builder extends AsyncDisposable {
+  readonly routes: (router: ConnectRouter) => void;
+}
+
+/** Everything of builderd but its place on the network. Disposal waits for builds that run, until the abort signal. */
+export async function openBuilder(
+  config: Omit<Config, "rpc" | "assetManager">,
+  context: Pick<DaemonContext, "log" | "metrics" | "abort" | "stopping">,
+  parts: BuilderParts,
+): Promise<Builder> {
+  const { log, metrics, abort, stopping } = context;
+  const { dataDir, concurrency, buildTimeoutMs, plainHttpRegistries } = config;
+  const clock = systemClock;
+  const platform = hostPlatform();
+  await using stack = new AsyncDisposableStack();
+  const registries = stack.use(new RegistryClient({ plainHttpRegistries, clock }));
+  const uploadDirectory = join(dataDir, "uploads");
+  const scratchDirectory = join(dataDir, "scratch");
+  await mkdir(uploadDirectory, { recursive: true, mode: 0o700 });
+  const sql = stack.use(await openSqlite({ path: join(dataDir, "builderd.db"), migrations }));
+  const store = new SqlBuildStore(sql);
+  const uploadStore = new SqlUploadStore(sql);
+  const uploads = new UploadService({
+    store: uploadStore,
+    directory: uploadDirectory,
+    maxBytes: config.uploadMaxBytes,
+    lifetimeMs: config.uploadLifetimeMs,
+    clock,
+    log,
+  });
+  const openImage = (source: BuildSource, { credentials, plainHttp }: OpenImageOptions): ImageSource =>
+    source.kind === "upload"
+      ? new LayoutImage(uploads.directoryOf(source.uploadId), `the image of ${source.uploadId}`)
+      : registries.image(parseImageReference(source.reference), {
+          plainHttp,
+          ...(credentials === undefined ? {} : { credentials }),
+        });
+  const feed = new BuildFeed();
+  const runner = new BuildRunner({
+    store,
+    assets: parts.assets,
+    feed,
+    openImage,
+    writeRootfs: parts.writeRootfs ?? writeRootfs,
+    platform,
+    scratchDirectory,
+    clock,
+    metrics,
+  });
+  const queue = stack.use(
+    new BuildQueue({ store, runner, feed, concurrency, buildTimeoutMs, scratchDirectory, clock, log, metrics, abort }),
+  );
+  await queue.recover();
+  stack.use(everyMs(sweepIntervalMs, () => uploads.sweep(), { name: "uploads", log, atStart: true }));
+  const service = new BuildService({
+    store,
+    uploads: uploadStore,
+    queue,
+    feed,
+    platform: formatPlatform(platform),
+    limits: parts.limits ?? defaultLimits,
+    clock,
+    stopping,
+  });
+  const owned = stack.move();
+  return {
+    routes: (router) => void router.service(BuilderService, builderHandlers(service, uploads)),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
