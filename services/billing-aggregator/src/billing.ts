@@ -14,7 +14,7 @@ export interface BillingDeps {
   readonly clock: Clock;
 }
 
-/** A question for usage; 0 stands for the beginning of the month in UTC and for now. */
+/** `toMs` 0 stands for now. */
 export interface UsageQuestion extends UsageQuery, Period {}
 
 export interface UsageAnswer {
@@ -38,11 +38,11 @@ export class Billing {
     this.#deps = deps;
   }
 
-  /** Throws INVALID_REQUEST, USAGE_SPANS_CURRENCIES, USAGE_TOO_LARGE and DEPENDENCY_UNAVAILABLE. */
+  /** `fromMs` 0 stands for the beginning of the month in UTC. Throws INVALID_REQUEST, USAGE_SPANS_CURRENCIES, USAGE_TOO_LARGE and DEPENDENCY_UNAVAILABLE. */
   async usage(question: UsageQuestion): Promise<UsageAnswer> {
     const { store, books, clock } = this.#deps;
     const nowMs = clock.nowMs();
-    const period = periodOf(question, nowMs);
+    const period = periodOf({ ...question, fromMs: question.fromMs || monthStartMs(nowMs) }, nowMs);
     const asOfMs = await this.#asOf(question, period, nowMs);
     const answers = await Promise.all([
       Promise.all(segmentsOf(period).map((segment) => store.units(question, segment))),
@@ -113,7 +113,7 @@ export class Billing {
 }
 
 function periodOf({ fromMs, toMs }: Period, nowMs: number): Period {
-  const asked = { fromMs: fromMs === 0 ? monthStartMs(nowMs) : fromMs, toMs: toMs === 0 ? nowMs : toMs };
+  const asked = { fromMs, toMs: toMs === 0 ? nowMs : toMs };
   const valid = asked.fromMs >= 0 && asked.toMs > asked.fromMs && asked.toMs <= maxInstantMs;
   if (!valid) throw new ServiceError("INVALID_REQUEST", "to_ms: not after from_ms, or not an instant of this century");
   return widenPeriod(asked, nowMs);
