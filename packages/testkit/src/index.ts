@@ -1,1 +1,1 @@
-export {};
+export { type Platform, type PlatformOptions, startPlatform } from "./start-platform.ts";
