@@ -33,6 +33,9 @@ export interface QemuMachine {
   readonly kernelArguments: readonly string[];
 }
 
+/** QEMU would let translated code grow to 1 GiB, which no memory limit of a VM accounts for; when this is full it starts over. */
+const translationCacheMib = 64;
+
 /** Machine, processor, memory, kernel and console: what a trial boot and a VM have in common. */
 export function machineArguments(machine: QemuMachine, consoleLog: string): string[] {
   const kvm = machine.accelerator === "kvm";
@@ -50,7 +53,7 @@ export function machineArguments(machine: QemuMachine, consoleLog: string): stri
   return [
     ["-nodefaults", "-no-user-config", "-display", "none"],
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
-    ["-accel", kvm ? "kvm" : "tcg,thread=multi"],
+    ["-accel", kvm ? "kvm" : `tcg,thread=multi,tb-size=${translationCacheMib}`],
     // With ACPI the guest finds its virtio devices; kernels without VIRTIO_MMIO_CMDLINE_DEVICES need it.
     ["-machine", "microvm,x-option-roms=off,isa-serial=on,acpi=on,rtc=on"],
     ["-cpu", kvm ? "host" : "max"],
