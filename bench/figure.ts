@@ -9,7 +9,7 @@ export interface Figure {
 
 /** What a file of this folder exports. */
 export interface Bench {
-  run(options: ReadonlySet<string>): AsyncIterable<Figure>;
+  run(): AsyncIterable<Figure>;
 }
 
 /** The middle value; of an even count, the lower of the two. */

@@ -1,13 +1,12 @@
 /**
- * `npm run bench -- <name>… [options]`: runs the named benches, each a file of this folder that exports `run`. One JSON line per
+ * `npm run bench -- <name>…`: runs the named benches, each a file of this folder that exports `run`. One JSON line per
  * figure on stdout, everything else on stderr; exits 1 when a figure misses its goal.
  */
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Bench } from "./figure.ts";
 
-const names = process.argv.slice(2).filter((word) => !word.startsWith("--"));
-const options = new Set(process.argv.slice(2).filter((word) => word.startsWith("--")));
+const names = process.argv.slice(2);
 const available = readdirSync(import.meta.dirname)
   .filter((file) => file.endsWith(".ts") && !["main.ts", "figure.ts"].includes(file))
   .map((file) => file.slice(0, -3));
@@ -19,8 +18,8 @@ if (names.length === 0 || unknown.length > 0) {
 
 let missed = false;
 for (const name of names) {
-  const { run } = (await import(`./${name}.ts`)) as Bench;
-  for await (const figure of run(options)) {
+  const bench = (await import(`./${name}.ts`)) as Bench;
+  for await (const figure of bench.run()) {
     console.log(
       JSON.stringify({
         name: figure.name,

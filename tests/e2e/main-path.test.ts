@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { DevPlatform, until } from "./harness/dev-platform.ts";
+import { DevPlatform, until } from "@unkey/testkit";
 import { cgroupCpuTimeUs, hypervisorPid, leftovers, skipReason, tapBytes } from "./harness/host.ts";
 import type { UsageJson, VmJson } from "./harness/json.ts";
 import { listWindows } from "./harness/windows.ts";

@@ -1,1 +1,2 @@
+export { DevPlatform, until } from "./dev-platform.ts";
 export { type Platform, type PlatformOptions, startPlatform } from "./start-platform.ts";

@@ -13,6 +13,18 @@ export interface Run {
   readonly stderr: string;
 }
 
+export interface Answer {
+  readonly status: number;
+  readonly body: Buffer;
+}
+
+/** What `unkey dev up` wrote down for clients. */
+interface Profile {
+  readonly url: string;
+  readonly apiKey: string;
+  readonly caFile: string;
+}
+
 interface DaemonStatus {
   readonly name: string;
   readonly state: string;
@@ -96,20 +108,39 @@ export class DevPlatform implements AsyncDisposable {
     return layout;
   }
 
-  /** GET through the ingress, certified by the platform's authority. */
-  async get(url: string, path = "/"): Promise<{ status: number; body: Buffer }> {
-    const { caFile } = JSON.parse(await readFile(join(this.home, "cli.json"), "utf8")) as { caFile: string };
-    const { hostname, port } = new URL(url);
-    const ca = await readFile(caFile);
+  /** GET of an app's page through the ingress, certified by the platform's authority. */
+  async get(url: string, path = "/"): Promise<Answer> {
+    return this.#call(new URL(path, url), "GET", {});
+  }
+
+  /** A call of the REST API with the platform's key. */
+  async api(method: string, path: string, body?: unknown): Promise<Answer> {
+    const { url, apiKey } = await this.#profile();
+    const headers = { authorization: `Bearer ${apiKey}`, "content-type": "application/json" };
+    return this.#call(new URL(path, url), method, headers, body === undefined ? "" : JSON.stringify(body));
+  }
+
+  async #profile(): Promise<Profile> {
+    return JSON.parse(await readFile(join(this.home, "cli.json"), "utf8")) as Profile;
+  }
+
+  async #call(url: URL, method: string, headers: Record<string, string>, body = ""): Promise<Answer> {
+    const { hostname, port } = url;
+    const ca = await readFile((await this.#profile()).caFile);
     return new Promise((resolve, reject) => {
       const call = request(
         {
           host: "127.0.0.1",
           port,
-          path,
+          method,
+          path: url.pathname + url.search,
           ca,
           servername: hostname,
-          headers: { host: `${hostname}:${port}` },
+          headers: {
+            ...headers,
+            host: `${hostname}:${port}`,
+            ...(body === "" ? {} : { "content-length": Buffer.byteLength(body) }),
+          },
           agent: false,
         },
         (response) => {
@@ -120,7 +151,7 @@ export class DevPlatform implements AsyncDisposable {
         },
       );
       call.on("error", reject);
-      call.end();
+      call.end(body);
     });
   }
 

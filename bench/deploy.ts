@@ -1,0 +1,86 @@
+import { execFileSync } from "node:child_process";
+import { globSync, readFileSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { DevPlatform } from "@unkey/testkit";
+import { type Figure, median } from "./figure.ts";
+
+const deployments = 5;
+const settleMs = 15_000;
+const mib = 2 ** 20;
+
+/** The main path: how much the idle platform takes, how fast a cached image serves, how long a bare checkout takes to the demo's end. */
+export async function* run(): AsyncGenerator<Figure> {
+  {
+    await using platform = await DevPlatform.start();
+    await new Promise((resolve) => setTimeout(resolve, settleMs));
+    const rss = await residentBytes(platform);
+    yield { name: "deploy.idle_platform_rss", value: Math.round(rss / mib), unit: "MiB", goal: 900 };
+
+    const first = await platform.json<{ image: string }>(["deploy", await platform.helloLayout(), "--app", "warm"]);
+    const seconds: number[] = [];
+    for (let i = 0; i < deployments; i++) seconds.push(await deploySeconds(platform, `bench${i}`, first.image));
+    console.error(`each deployment: ${seconds.map((value) => value.toFixed(2)).join(", ")} s`);
+    yield { name: "deploy.cached_accepted_to_200", value: round(median(seconds)), unit: "s", goal: 6 };
+  }
+  yield { name: "deploy.demo_from_bare_checkout", value: round(await demoSeconds()), unit: "s", goal: 300 };
+}
+
+/** From the 202 of an image that was built before to the first 200 through the ingress. */
+async function deploySeconds(platform: DevPlatform, app: string, image: string): Promise<number> {
+  const accepted = await platform.api("POST", "/v1/deployments", { app, image: { uploadId: image } });
+  if (accepted.status !== 202) throw new Error(`not accepted: ${accepted.body.toString()}`);
+  const startMs = performance.now();
+  const ingress = (await platform.json<{ url: string }>(["apps", "warm"])).url.replace("//warm.", `//${app}.`);
+  for (;;) {
+    if (performance.now() - startMs > 60_000) throw new Error(`${app} did not serve within a minute`);
+    const answer = await platform.get(ingress).catch(() => undefined); // no certificate before the app is known
+    if (answer?.status === 200) break;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  const seconds = (performance.now() - startMs) / 1000;
+  await platform.unkey(["delete", app, "--yes"]);
+  return seconds;
+}
+
+/** Resident memory of the six daemons and everything that they started, VMs excepted: none runs yet. */
+async function residentBytes(platform: DevPlatform): Promise<number> {
+  const parents = new Map<number, number>();
+  for (const file of globSync("/proc/[0-9]*/stat")) {
+    const [, pid = "", parent = ""] = /^(\d+) \(.*\) \S (\d+)/s.exec(readFileSync(file, "utf8")) ?? [];
+    parents.set(Number(pid), Number(parent));
+  }
+  const roots = new Map((await platform.daemons()).map(({ name, pid }) => [pid ?? -1, name]));
+  let total = 0;
+  for (const pid of parents.keys()) {
+    let root = pid;
+    while (!roots.has(root) && parents.has(root)) root = parents.get(root) ?? 0;
+    const name = roots.get(root);
+    if (name === undefined) continue;
+    const kib = Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0);
+    console.error(`${name}${pid === root ? "" : " (child)"}: ${Math.round(kib / 1024)} MiB`);
+    total += kib * 1024;
+  }
+  return total;
+}
+
+/** Clones this repository into an empty directory and runs what the README says. */
+async function demoSeconds(): Promise<number> {
+  const directory = await mkdtemp(join(tmpdir(), "unkey-clone-"));
+  try {
+    execFileSync("git", ["clone", "--quiet", join(import.meta.dirname, ".."), directory]);
+    const startMs = performance.now();
+    execFileSync("npm", ["run", "demo", "--", "--once", "--ports", "auto"], {
+      cwd: directory,
+      stdio: ["ignore", 2, 2],
+    });
+    return (performance.now() - startMs) / 1000;
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+function round(seconds: number): number {
+  return Math.round(seconds * 100) / 100;
+}
