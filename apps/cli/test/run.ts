@@ -56,5 +56,5 @@ export async function unkey(options: RunOptions, ...argv: string[]): Promise<Run
 /** A folder that is gone at the end of its block. */
 export async function temporaryFolder(): Promise<AsyncDisposable & { readonly path: string }> {
   const path = await mkdtemp(join(tmpdir(), "unkey-cli-"));
-  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
+  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 20 }) };
 }

@@ -44,3 +44,8 @@ export function age(atMs: bigint, nowMs: number): string {
 export function instant(atMs: bigint): string {
   return atMs === 0n ? "-" : `${new Date(Number(atMs)).toISOString().slice(0, 19)}Z`;
 }
+
+/** `1 VM`, `2 VMs`. */
+export function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}

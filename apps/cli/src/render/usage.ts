@@ -8,7 +8,9 @@ import { plain, styled, type Terminal } from "./terminal.ts";
 /** A report as a table: each app, below it its VMs, at the end the total and how far the report reaches. */
 export function renderUsage(terminal: Terminal, usage: Usage): string {
   const { report, appNames } = usage;
-  if (report === undefined || report.apps.length === 0) return "Nothing was used in this period.\n";
+  if (report === undefined || report.apps.length === 0) {
+    return "No usage in this period yet: a minute is shown when it has ended, a stopped VM at once.\n";
+  }
   const columns = [
     { title: "APP / VM", shrinks: true },
     { title: "VCPU·S", align: "right" },

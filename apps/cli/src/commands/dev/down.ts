@@ -7,6 +7,7 @@ import { drainHost } from "../../dev/drain.ts";
 import { openHome } from "../../dev/home.ts";
 import { usageFailure } from "../../failure.ts";
 import { enumWord } from "../../render/messages.ts";
+import { counted } from "../../render/quantities.ts";
 
 type DownFlags = JsonFlag & { readonly keepVms: boolean; readonly deleteVms: boolean };
 
@@ -25,5 +26,8 @@ export async function devDown(context: CliContext, flags: DownFlags): Promise<vo
   const { stopped } = await down({ home, daemons: platformDaemons(env), clock, ...(flags.keepVms ? {} : { drain }) });
   if (flags.json) out.write(`${JSON.stringify({ vms, stopped })}\n`);
   else if (stopped.length === 0) out.write(`Nothing runs in ${home.root}.\n`);
-  else out.write(`Stopped ${vms.length} VMs and ${stopped.join(", ")}.${flags.keepVms ? " VMs run on." : ""}\n`);
+  else
+    out.write(
+      `Stopped ${counted(vms.length, "VM")} and ${stopped.join(", ")}.${flags.keepVms ? " VMs run on." : ""}\n`,
+    );
 }

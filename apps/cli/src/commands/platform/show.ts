@@ -6,6 +6,7 @@ import { openGateway } from "../../connection/open.ts";
 import type { CliContext } from "../../context.ts";
 import { renderFields } from "../../render/fields.ts";
 import { printJson } from "../../render/messages.ts";
+import { counted } from "../../render/quantities.ts";
 import { plain, styled, type Terminal } from "../../render/terminal.ts";
 
 export async function showPlatform(context: CliContext, flags: ApiFlags): Promise<void> {
@@ -34,7 +35,7 @@ function renderHost(terminal: Terminal, host: Host): string {
     ["host", `${host.hostname} (${host.hostId}, ${host.architecture})${host.draining ? ", draining" : ""}`],
     [
       "runs",
-      `${host.vmCount} VMs with ${host.hypervisor}, acceleration ${host.acceleration}: ${host.accelerationReason}`,
+      `${counted(host.vmCount, "VM")} with ${host.hypervisor}, acceleration ${host.acceleration}: ${host.accelerationReason}`,
     ],
     ["room", room],
   ]);
