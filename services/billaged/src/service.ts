@@ -26,6 +26,8 @@ export interface MeterServiceDeps {
 /** From here on new VMs are refused; samples of those that run are still taken until the limit itself. */
 const admissionShare = 0.9;
 const maxOpenSeries = 20_000;
+/** Open samples that a checkpoint may hold when no window was closed. */
+const maxIdleSnapshot = 10_000;
 /** A host that has been silent for so long gets its time moved on by us. */
 const silentMs = 5_000;
 
@@ -217,8 +219,12 @@ export class MeterService implements AsyncDisposable {
     this.#heardNs.set(hostOf(fact), this.#deps.clock.monotonicNs());
     if (batches.length === 0) return;
     this.#unsaved.push(...batches.map(toPending));
-    // Minutes close by frames and ticks; an end publishes at once and leaves the checkpoint where it is.
-    if (fact.kind !== "stopped") this.#checkpoint = { position: end, snapshot: this.#meter.snapshot() };
+    // Minutes close by frames and ticks; an end publishes at once and leaves the checkpoint where it is. While VMs are silent
+    // nothing is gained by writing all their samples down again each minute: the log holds them.
+    const closed = batches.some((batch) => batch.windows.length > 0);
+    if (fact.kind !== "stopped" && (closed || this.#meter.openSamples <= maxIdleSnapshot)) {
+      this.#checkpoint = { position: end, snapshot: this.#meter.snapshot() };
+    }
   }
 
   async #save(): Promise<void> {

@@ -2,6 +2,9 @@ import { GaugeIntegral } from "./gauge-integral.ts";
 import { counterCount, finalSeq, gapMs, gaugeCount, intervalMs, type Reading } from "./sample.ts";
 import type { SampleBuffer } from "./sample-buffer.ts";
 
+/** More gaps than this in one minute become one: what lies between them is not worth a line each. */
+export const maxGaps = 60;
+
 export type GapCause = "unknown" | "agent_down" | "read_error" | "clock";
 
 export interface Gap {
@@ -148,7 +151,7 @@ function foldGauge(
 }
 
 /** Counts samples and finds the stretches without. */
-function foldPresence(input: WindowInput): { gaps: Gap[]; seen: number; lastSeq: number; lastAtMs: number } {
+function foldPresence(input: WindowInput): { gaps: readonly Gap[]; seen: number; lastSeq: number; lastAtMs: number } {
   const { fromMs, toMs, carry, samples, next, final } = input;
   const gaps: Gap[] = [];
   let seen = 0;
@@ -178,7 +181,16 @@ function foldPresence(input: WindowInput): { gaps: Gap[]; seen: number; lastSeq:
   }
   if (next !== undefined) stretch(next.atMs, next.seq);
   else if (!final) stretch(toMs, undefined);
-  return { gaps, seen, lastSeq, lastAtMs };
+  return { gaps: boundGaps(gaps), seen, lastSeq, lastAtMs };
+}
+
+function boundGaps(gaps: readonly Gap[]): readonly Gap[] {
+  if (gaps.length <= maxGaps) return gaps;
+  const rest = gaps.slice(maxGaps - 1);
+  const [first, last] = [rest[0], rest.at(-1)];
+  if (first === undefined || last === undefined) return gaps;
+  const bridged = rest.every((gap) => gap.bridged);
+  return [...gaps.slice(0, maxGaps - 1), { fromMs: first.fromMs, toMs: last.toMs, cause: "unknown", bridged }];
 }
 
 function causeOf(

@@ -306,3 +306,19 @@ suite("the meter", () => {
     assert.deepEqual(meter.windows("vm_b"), { closed: [], open: [] });
   });
 });
+
+test("a minute of nothing but gaps keeps a bounded list of them", () => {
+  const meter = new Meter(1n);
+  // 1,001 ms between readings is a gap each time; the first and the last are cut at the minute's ends.
+  const facts = Array.from({ length: 125 }, (_, i) =>
+    frame(i + 1, t0 + 500 + (i + 1) * 1_001, [{ vmId: "vm_a", seq: i + 1, values: at(i) }]),
+  );
+  const batches = applyAll(meter, [started(t0 + 500), ...facts, stopped(t0 + 500, t0 + 126_000, at(125))]);
+  for (const window of windowsOf(batches, "vm_a")) {
+    assert.ok(window.gaps.length <= 60);
+    for (const gap of window.gaps) {
+      assert.ok(gap.fromMs >= window.coveredFromMs && gap.fromMs < gap.toMs && gap.toMs <= window.coveredToMs);
+    }
+  }
+  assert.equal(addUp(windowsOf(batches, "vm_a")).cpu, 125n * 50n);
+});

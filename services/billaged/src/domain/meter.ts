@@ -76,6 +76,15 @@ export class Meter {
     return count;
   }
 
+  /** Samples that no closed window holds yet. */
+  get openSamples(): number {
+    let count = 0;
+    for (const host of this.#hosts.values()) {
+      for (const open of host.series.values()) for (const series of open) count += series.openSamples;
+    }
+    return count;
+  }
+
   get hostIds(): string[] {
     return [...this.#hosts.keys()];
   }

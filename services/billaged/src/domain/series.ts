@@ -65,6 +65,10 @@ export class OpenSeries {
     return this.#openFromMs;
   }
 
+  get openSamples(): number {
+    return this.#buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+  }
+
   /** Takes a reading from the columns; false when it is a repeat or its window is closed. */
   add(seq: number, atMs: number, columns: readonly (readonly number[])[], index: number): boolean {
     if (atMs < this.#openFromMs || this.#endedAtMs !== undefined) return false;
