@@ -40,7 +40,8 @@ const releaseTimeoutMs = 10_000;
 const powerOffMs = 10_000;
 const defaultStopGraceMs = 10_000;
 const bootAttempts = 2;
-const maxProcesses = 64;
+/** Threads count: those of virtual CPUs, and up to 64 that QEMU's disk requests wait in. */
+const maxProcesses = 256;
 
 /** What each kind of step does. Every one may be run again, whatever an earlier run came to. */
 export const vmSteps: Readonly<Record<StepKind, Step>> = {

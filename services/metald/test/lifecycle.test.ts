@@ -105,8 +105,30 @@ test("refuses what the host cannot hold, in the words of an operator, and takes 
     client.createVm(bed.wish(newId("vm"), { process: { argv: ["x"], stopSignal: "SIGNOPE" } })),
     refused("INVALID_REQUEST", /SIGNOPE/),
   );
-  await assert.rejects(client.createVm({ ...wish, reservationId: "rsv_1" }), refused("UNIMPLEMENTED"));
   assert.equal((await client.getHost({})).vmCount, 1);
+});
+
+test("held room counts until it is used, released or over", async (t) => {
+  const bed = await MetalBed.open(t, { capacity: { memoryBytes: gib } });
+  const client = bed.client();
+  const { tenantId } = bed;
+  const wish = bed.wish(newId("vm"), {
+    resources: { vcpuCount: 1, memoryBytes: BigInt(512 * mib), diskBytes: BigInt(64 * mib) },
+  });
+  const { resources } = wish.spec;
+  const [held, released] = [newId("rsv"), newId("rsv")];
+  await client.reserveCapacity({ tenantId, reservationId: released, resources, holdMs: 600_000 });
+  await client.releaseReservation({ tenantId, reservationId: released });
+  await client.reserveCapacity({ tenantId, reservationId: held, resources, holdMs: 600_000 });
+  await client.reserveCapacity({ tenantId, reservationId: held, resources, holdMs: 600_000 });
+  await assert.rejects(
+    client.reserveCapacity({ tenantId, reservationId: newId("rsv"), resources, holdMs: 1_000 }),
+    refused("HOST_FULL"),
+  );
+  await assert.rejects(client.createVm(wish), refused("HOST_FULL"));
+  await client.createVm({ ...wish, reservationId: held });
+  const { allocated } = await client.getHost({});
+  assert.equal(allocated?.vcpuCount, 1);
 });
 
 test("addresses rest before they are given again", async (t) => {

@@ -1,0 +1,34 @@
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { AssetService } from "@unkey/api/asset";
+import { inMemoryClient } from "@unkey/rpc";
+import { openSqlite } from "@unkey/sql";
+import { FakeAssets } from "../../test/support/fake-peers.ts";
+import { ensureBootAssets } from "./boot-assets.ts";
+import { migrations } from "./schema.ts";
+import { SqlVmStore } from "./sql-vm-store.ts";
+
+test("uploads kernel and initial ramdisk once per content", async (t) => {
+  const dir = await mkdtemp(join(tmpdir(), "metald-boot-"));
+  t.after(() => rm(dir, { recursive: true }));
+  const assets = new FakeAssets();
+  const client = inMemoryClient(AssetService, { routes: assets.routes, caller: { service: "metald" } });
+  await using sql = await openSqlite({ path: ":memory:", migrations });
+  const store = new SqlVmStore(sql);
+  const files = { kernelPath: join(dir, "vmlinuz"), initrdPath: join(dir, "initrd") };
+  const kernel = randomBytes(2_500_000);
+  await writeFile(files.kernelPath, kernel);
+  await writeFile(files.initrdPath, "initrd");
+  const first = await ensureBootAssets(client, store, files);
+  assert.deepEqual(Buffer.from(assets.uploads.get(first.kernelAssetId) ?? []), kernel);
+  assert.deepEqual(await ensureBootAssets(client, store, files), first);
+  assert.equal(assets.uploads.size, 2);
+  await writeFile(files.initrdPath, "another");
+  const second = await ensureBootAssets(client, store, files);
+  assert.equal(second.kernelAssetId, first.kernelAssetId);
+  assert.notEqual(second.initrdAssetId, first.initrdAssetId);
+});
