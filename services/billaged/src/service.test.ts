@@ -175,6 +175,23 @@ test("a save that fails is made up for, and the log is kept until then", async (
   assert.ok(await store.checkpoint());
 });
 
+test("batches that come while others are being saved are saved too", async () => {
+  const { metald, service, store } = await setUp();
+  const gate = Promise.withResolvers<void>();
+  const save = store.save.bind(store);
+  store.save = async (batches, checkpoint) => {
+    const copy = [...batches];
+    await gate.promise;
+    await save(copy, checkpoint);
+  };
+  const lives = ["vm_a", "vm_b", "vm_c"].map((vmId) => ({ ...vm, series: testSeries(vmId) }));
+  for (const life of lives) await metald.notifyVmStarted(life);
+  for (const life of lives) await metald.notifyVmStopped({ ...life, final: testSample(0, t0 + 500, values) });
+  gate.resolve();
+  await service.flush();
+  assert.equal((await store.backlog()).batches, 3);
+});
+
 test("windows are shown to their tenant only", async () => {
   const { metald, client } = await setUp();
   await metald.notifyVmStarted(vm);
