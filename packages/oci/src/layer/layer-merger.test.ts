@@ -82,6 +82,11 @@ const merges: [string, (readonly TarFixture[])[], Record<string, string>][] = [
     { a: "file 0.0" },
   ],
   [
+    "a whiteout below a file hides nothing",
+    [[file("a")], [file("a/.wh.b"), file("a/.wh..wh..opq")]],
+    { a: "file 0.0" },
+  ],
+  [
     "a whiteout leaves a name of its own layer, written before",
     [[file("a")], [file("a"), file(".wh.a")]],
     { a: "file 1.0" },

@@ -171,8 +171,8 @@ export class LayerMerger {
       throw new InvalidInput(`the whiteout ${printable(path)} names no entry of its directory`);
     }
     const result = walk([this.#root], components, () => undefined);
-    if (result.outcome === "missing") return;
-    if (result.outcome !== "found") throw walkFailure(path, result);
+    if (result.outcome === "too-many-links") throw walkFailure(path, result);
+    if (result.outcome !== "found") return; // there is nothing below to hide
     const directory = result.directories.at(-1) ?? this.#root;
     if (name === opaqueWhiteout) this.#clear(directory);
     else this.#hide(directory, hidden);
