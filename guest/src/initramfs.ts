@@ -13,15 +13,14 @@ export interface InitramfsParts {
  * takes longer than reading the larger file.
  */
 export function writeInitramfs({ busybox, modules }: InitramfsParts): Buffer {
-  const folders = ["bin", "dev", "etc", "modules", "proc", "root", "state", "sys"];
+  const folders = ["bin", "dev", "etc", "modules", "proc", "root", "sys"];
   const entries: CpioEntry[] = [
     ...folders.map((path) => ({ path, mode: fileType.directory | 0o755 })),
     // Where stdin, stdout and stderr of init point before it mounts /dev (Linux: init/main.c, console_on_rootfs).
     { path: "dev/console", mode: fileType.characterDevice | 0o600, device: [5, 1] },
     { path: "bin/busybox", mode: fileType.file | 0o755, content: busybox },
     script("init", 0o755),
-    script("supervise", 0o600),
-    script("launch", 0o600),
+    ...["common", "fstab", "launch", "supervise"].map((path) => script(path, 0o600)),
     {
       path: "modules/order",
       mode: fileType.file | 0o600,

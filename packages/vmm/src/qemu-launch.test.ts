@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { after, before, suite, test } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
 import { isServiceError } from "@unkey/base";
 import type { VmSpec } from "./hypervisor.ts";
 import { openQemuFixture, type QemuFixture, qemuSkipReason } from "./qemu-test-host.ts";
@@ -140,17 +141,30 @@ class HostNetwork implements AsyncDisposable {
         const args = ["netns", "exec", this.netns, process.execPath, "--input-type=module", "-e", ask];
         return execFileSync("ip", args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"], timeout: 5000 });
       } catch {
-        await new Promise((resolve) => setTimeout(resolve, 100));
+        await delay(100);
       }
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     execFileSync("ip", ["netns", "delete", this.netns]);
-    for (const path of this.cgroupProcsPaths) rmdirSync(dirname(path));
+    for (const path of this.cgroupProcsPaths) await removeCgroup(dirname(path));
   }
 
   #ip(...args: string[]): void {
     execFileSync("ip", ["-n", this.netns, ...args]);
+  }
+}
+
+/** The kernel lets go of a process's cgroup a moment after the process is gone. */
+async function removeCgroup(dir: string): Promise<void> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      rmdirSync(dir);
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EBUSY" || attempt === 100) throw error;
+      await delay(20);
+    }
   }
 }
