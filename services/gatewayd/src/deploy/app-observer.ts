@@ -11,15 +11,13 @@ export interface HealthCheckPlan {
   /** Empty for a TCP connection. */
   readonly httpPath: string;
   readonly deadlineMs: number;
-  /** When the app's time began to run. */
-  readonly startedAtMs: number;
+  /** Instant at which it is over. */
+  readonly deadlineAtMs: number;
 }
 
 const shownLines = 20;
 const probeTimeoutMs = 2000;
 const pauseMs = { first: 20, most: 250 };
-/** Every attempt gets this long, however long the replica that began was away. */
-const leastMs = 3000;
 const ended: readonly VmState[] = [
   VmState.STOPPING,
   VmState.STOPPED,
@@ -42,7 +40,6 @@ export class AppObserver {
 
   /** Resolves when the app serves. Throws AppFailed when its VM ends first or the deadline passes. */
   async untilHealthy(vm: VmRow, check: HealthCheckPlan, acting: Acting, signal: AbortSignal): Promise<void> {
-    const deadlineAtMs = Math.max(check.startedAtMs + check.deadlineMs, this.#clock.nowMs() + leastMs);
     let lastSeen = "nothing was tried";
     for (let pause = pauseMs.first; ; pause = Math.min(pause * 2, pauseMs.most)) {
       // First the probe: a healthy app costs its host no question.
@@ -53,7 +50,7 @@ export class AppObserver {
       lastSeen = answer.because;
       const seen = await this.#fleet.get(vm, acting, signal);
       if (ended.includes(seen.state)) throw await this.#exited(vm, seen, acting, signal);
-      if (this.#clock.nowMs() >= deadlineAtMs) throw await this.#silent(vm, check, lastSeen, acting, signal);
+      if (this.#clock.nowMs() >= check.deadlineAtMs) throw await this.#silent(vm, check, lastSeen, acting, signal);
       await this.#clock.sleep(pause, signal);
     }
   }

@@ -38,6 +38,7 @@ export function placeStep(deps: {
     const candidates = placementOrder(hosts, size, hostsLookedAt, random).map(({ hostId }) => hostId);
     // A replica that died may hold room already: the same reservation on the same host costs nothing.
     const order = known ? [known.hostId, ...candidates.filter((id) => id !== known.hostId)] : candidates;
+    let silent: ServiceError | undefined;
     for (const hostId of order) {
       const reservationId = hostId === known?.hostId ? known.reservationId : newId("rsv", nowMs());
       await store.planVm(work.claim, { vmId, ordinal, hostId, reservationId }, nowMs());
@@ -45,10 +46,13 @@ export function placeStep(deps: {
         await reserve(work, hostId, reservationId, size, signal);
         return hostId;
       } catch (error) {
-        const elsewhere = isServiceError(error) && ["resource_exhausted", "unavailable"].includes(error.code);
-        if (!elsewhere || signal.aborted) throw error;
+        if (!isServiceError(error) || signal.aborted) throw error;
+        if (error.code === "unavailable") silent = error;
+        else if (error.code !== "resource_exhausted") throw error;
       }
     }
+    // A host that did not answer may have had room: asking again is worth more than giving up.
+    if (silent) throw silent;
     throw new ServiceError("HOSTS_FULL", `no host has room for ${describeSize(size)} now`);
   };
 

@@ -82,12 +82,15 @@ export function healthStep(deps: { readonly observer: AppObserver; readonly nowM
     async run(work, signal) {
       const { deployment, acting } = work;
       const { healthCheck } = deployment.request;
-      const startedAtMs = deployment.steps.find((step) => step.kind === "health")?.startedAtMs ?? nowMs();
+      const step = deployment.steps.find(({ kind }) => kind === "health");
+      const deadlineMs = (healthCheck?.deadlineMs ?? 0) || defaultHealthDeadlineMs;
+      // However long the replica that began was away, the app gets a fair look.
+      const leastMs = (step?.attempts ?? 1) > 1 ? resumedLeastMs : 0;
       const check = {
         port: deployment.port,
         httpPath: healthCheck?.httpPath ?? "",
-        deadlineMs: (healthCheck?.deadlineMs ?? 0) || defaultHealthDeadlineMs,
-        startedAtMs,
+        deadlineMs,
+        deadlineAtMs: Math.max((step?.startedAtMs ?? nowMs()) + deadlineMs, nowMs() + leastMs),
       };
       await inParallel(deployment.vms, deployment.vms.length, (vm) => observer.untilHealthy(vm, check, acting, signal));
       return { detail: `port ${check.port} serves` };
@@ -97,6 +100,7 @@ export function healthStep(deps: { readonly observer: AppObserver; readonly nowM
   };
 }
 
+const resumedLeastMs = 3000;
 /** The contract's default for HealthCheck.deadline_ms. */
 export const defaultHealthDeadlineMs = 30_000;
 

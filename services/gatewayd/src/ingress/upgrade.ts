@@ -59,6 +59,7 @@ export function proxyUpgrade(call: {
   outgoing.once("upgrade", (answer, app, first) => {
     leave(); // a long-lived connection is not a running request: it ends with its VM
     upstream.adopt(socket);
+    socket.once("close", () => app.destroy());
     app.on("error", end);
     app.once("close", end);
     app.setTimeout(0);

@@ -78,7 +78,7 @@ export class AppService {
           throw await observer.explain(vm, error, acting, signal);
         });
         await store.sawVm(seen);
-        const plan = { ...check, startedAtMs: clock.nowMs() };
+        const plan = { ...check, deadlineAtMs: clock.nowMs() + check.deadlineMs };
         await observer.untilHealthy({ ...vm, ipAddress: seen.ipAddress }, plan, acting, signal);
       });
       await store.commitStart(vms);

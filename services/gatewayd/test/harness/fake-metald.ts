@@ -1,8 +1,9 @@
-import { clone, create, equals, type MessageInitShape } from "@bufbuild/protobuf";
+import { clone, create, equals } from "@bufbuild/protobuf";
 import type { ConnectRouter } from "@connectrpc/connect";
 import {
   type CreateVmRequest,
   CreateVmRequestSchema,
+  ExitStatusSchema,
   type Host,
   HostSchema,
   MetalService,
@@ -75,7 +76,7 @@ export class FakeMetald {
     const entry = this.vms.get(vmId);
     if (!entry) throw new Error(`no ${vmId}`);
     await entry.program?.[Symbol.asyncDispose]();
-    this.#move(entry, VmState.STOPPED, { exit: { outcome: { case: "code", value: code } } });
+    this.#move(entry, VmState.STOPPED, { exit: exitWith(code) });
   }
 
   readonly routes = (router: ConnectRouter): void => {
@@ -110,7 +111,7 @@ export class FakeMetald {
           });
           const { exitCode } = entry.program;
           if (exitCode !== undefined) {
-            this.#move(entry, VmState.STOPPED, { exit: { outcome: { case: "code", value: exitCode } } });
+            this.#move(entry, VmState.STOPPED, { exit: exitWith(exitCode) });
           }
           return entry.vm;
         }),
@@ -190,10 +191,8 @@ export class FakeMetald {
     this.#move(entry, state, { endedAtMs: BigInt(Date.now()) });
   }
 
-  #move(entry: FakeVm, state: VmState, more: MessageInitShape<typeof VmSchema> = {}): void {
-    const { exit, ...plain } = more;
-    entry.vm = Object.assign(clone(VmSchema, entry.vm), plain, { state, revision: entry.vm.revision + 1n });
-    if (exit) entry.vm = create(VmSchema, { ...entry.vm, exit } as MessageInitShape<typeof VmSchema>);
+  #move(entry: FakeVm, state: VmState, more: Partial<Vm> = {}): void {
+    entry.vm = Object.assign(clone(VmSchema, entry.vm), more, { state, revision: entry.vm.revision + 1n });
     for (const watcher of this.#watchers) watcher(entry.vm);
   }
 
@@ -231,6 +230,10 @@ export class FakeMetald {
   async stop(): Promise<void> {
     for (const entry of this.vms.values()) await entry.program?.[Symbol.asyncDispose]();
   }
+}
+
+function exitWith(code: number) {
+  return create(ExitStatusSchema, { outcome: { case: "code", value: code } });
 }
 
 function conflict(vm: Vm, verb: string): ServiceError {
