@@ -39,7 +39,7 @@ export interface Pipeline extends AsyncDisposable {
 /** The service on real stores, without a socket: its RPCs are called through the same checks and encoding. */
 export async function startPipeline(options: PipelineOptions): Promise<Pipeline> {
   const { clickHouse, sqlPath = ":memory:", wrapStore = (store) => store, wrapCursor = (cursor) => cursor } = options;
-  const clock: Clock = { ...systemClock, nowMs: options.nowMs ?? systemClock.nowMs };
+  const clock: Clock = { ...systemClock, nowMs: options.nowMs ?? (() => Date.now()) };
   const log = createLogger({ write: () => undefined });
   const metrics = new Metrics();
   await using stack = new AsyncDisposableStack();
