@@ -2,14 +2,16 @@ import { isServiceError, nextState, ServiceError } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
 import { acceptedActions, type VmEvent, type VmState, vmTransitions } from "@unkey/model";
 import type { VmProcess } from "@unkey/vmm";
-import { exitOf, failureOf } from "./domain/guest-end.ts";
 import { plans, type StepKind } from "./domain/plans.ts";
 import type { SlotIdentity } from "./domain/slot-identity.ts";
 import type { Failure, Operation, Verb, Vm, VmPatch } from "./domain/vm.ts";
+import { changeOf } from "./domain/vm-change.ts";
 import type { VmStore } from "./ports.ts";
+import { continueMetering } from "./vm-metering.ts";
 import type { VmPaths } from "./vm-paths.ts";
-import type { VmSession } from "./vm-session.ts";
-import { continueMetering, findProcess, type StepDeps, vmSteps } from "./vm-steps.ts";
+import { findProcess, isOver } from "./vm-process.ts";
+import type { StepDeps, VmSession } from "./vm-session.ts";
+import { vmSteps } from "./vm-steps.ts";
 
 export interface VmDriverDeps extends StepDeps {
   readonly store: VmStore;
@@ -78,7 +80,8 @@ export class VmDriver {
   /** Queues a verb; resolves with the VM when it has arrived. Throws VM_BUSY when too many wait. */
   async request(verb: Verb, options: { readonly force?: boolean } = {}): Promise<Vm> {
     if (this.#deps.abort.aborted) throw stopping();
-    if (this.#waiting.length >= maxWaiting) {
+    // The end of a process is never turned away; the queue has room for one more of those.
+    if (verb !== "reap" && this.#waiting.length >= maxWaiting) {
       throw new ServiceError("VM_BUSY", `${this.#waiting.length} requests wait for this VM already`);
     }
     const command: Command = { verb, force: options.force ?? false, done: Promise.withResolvers() };
@@ -266,6 +269,7 @@ export class VmDriver {
 
   /** What comes of it is logged where it happens. */
   #lookAgain(): void {
+    if (this.#waiting.some(({ verb }) => verb === "reap")) return;
     this.request("reap").catch(() => undefined);
   }
 
@@ -278,39 +282,11 @@ export class VmDriver {
 
   /** Records an event of the table, with what it changes. */
   async #record(event: VmEvent, patch: VmPatch, verb?: Verb): Promise<void> {
-    const nowMs = this.#deps.clock.nowMs();
-    let happened = event;
-    let change: VmPatch = patch;
-    switch (event) {
-      case "boot":
-        change = { ...patch, incarnation: this.#vm.incarnation + 1, exit: undefined, startedAtMs: 0, endedAtMs: 0 };
-        break;
-      case "started":
-        change = { ...patch, startedAtMs: nowMs };
-        break;
-      case "exited":
-      case "fail": {
-        const process = this.#process;
-        const failure = verb === "reap" ? failureOf(process?.guest ?? {}, process?.end) : undefined;
-        if (failure) happened = "fail";
-        change = {
-          ...patch,
-          ...(this.#vm.incarnation > 0 ? { endedAtMs: nowMs, exit: exitOf(process?.guest ?? {}, process?.end) } : {}),
-          ...(failure ? { failure: { ...failure, lastLines: await this.#deps.lastLines(this.#paths) } } : {}),
-          record: undefined,
-        };
-        break;
-      }
-      case "removed":
-        // The environment may hold secrets; the tombstone keeps what a bill refers to.
-        change = { ...patch, spec: new Uint8Array(), slot: undefined, record: undefined };
-        break;
-      default:
-    }
-    const state = nextState<VmState, VmEvent>(vmTransitions, this.#vm.state, happened);
-    if (state === undefined) throw new Error(`${this.#vm.id}: ${happened} is not possible while ${this.#vm.state}`);
-    await this.#update({ ...change, state });
-    if (change.record === undefined && "record" in change) this.#dropProcess();
+    const { guest: report = {}, end } = this.#process ?? {};
+    const { change, failure } = changeOf(event, this.#vm, { nowMs: this.#deps.clock.nowMs(), verb, report, end });
+    const told = failure ? { failure: { ...failure, lastLines: await this.#deps.lastLines(this.#paths) } } : {};
+    await this.#update({ ...patch, ...change, ...told });
+    if ("record" in change) this.#dropProcess();
   }
 
   async #update(patch: VmPatch): Promise<void> {
@@ -331,10 +307,6 @@ export class VmDriver {
     clearTimeout(this.#retryTimer);
     this.#retryTimer = setTimeout(() => this.#lookAgain(), delayMs).unref();
   }
-}
-
-function isOver(process: VmProcess): boolean {
-  return process.state === "ended" || process.state === "gone";
 }
 
 /** Every failure has a name of the catalogue: what a host program or the file system refused is the host's. */

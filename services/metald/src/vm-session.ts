@@ -1,8 +1,33 @@
+import type { Clock } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
-import type { VmProcess } from "@unkey/vmm";
+import type { Hypervisor, ProbeResult, VmProcess } from "@unkey/vmm";
 import type { SlotIdentity } from "./domain/slot-identity.ts";
 import type { Vm, VmPatch } from "./domain/vm.ts";
+import type { MeteringLink } from "./metering/metering-link.ts";
+import type { Sampler } from "./metering/sampler.ts";
+import type { Assets, Cgroups, CounterSource, Disks, Networks, SeriesStore } from "./ports.ts";
 import type { VmPaths } from "./vm-paths.ts";
+
+/** What the steps of a verb work with. */
+export interface StepDeps {
+  readonly hypervisor: Hypervisor;
+  /** How guests run on this host; found once. */
+  readonly probe: () => Promise<ProbeResult>;
+  readonly assets: Assets;
+  readonly disks: Disks;
+  readonly networks: Networks;
+  readonly cgroups: Cgroups;
+  readonly counters: CounterSource;
+  readonly series: SeriesStore;
+  readonly sampler: Sampler;
+  readonly metering: Pick<MeteringLink, "announceStart" | "announceStop">;
+  readonly clock: Clock;
+  readonly bootTimeoutMs: number;
+  /** For a single request to a hypervisor process. */
+  readonly hypervisorTimeoutMs: number;
+  /** VMs run with a user of their own; false only where nothing is run. */
+  readonly dropPrivileges: boolean;
+}
 
 /** What the steps of a verb work on: one VM, held by its driver alone. */
 export interface VmSession {

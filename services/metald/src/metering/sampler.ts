@@ -14,7 +14,7 @@ interface BlockBytes {
   readonly diskWriteBytes: number;
 }
 
-const noBlockBytes: BlockBytes = { diskReadBytes: Number.NaN, diskWriteBytes: Number.NaN };
+export const noBlockBytes: BlockBytes = { diskReadBytes: Number.NaN, diskWriteBytes: Number.NaN };
 
 /** A reading of disk counters may be this old in a sample: it is asked for at one tick and arrives before the next. */
 const maxBlockAgeTicks = 3;
