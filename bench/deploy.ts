@@ -18,7 +18,8 @@ export async function* run(): AsyncGenerator<Figure> {
     const rss = await residentBytes(platform);
     yield { name: "deploy.idle_platform_rss", value: Math.round(rss / mib), unit: "MiB", goal: 900 };
 
-    const first = await platform.json<{ image: string }>(["deploy", await platform.helloLayout(), "--app", "warm"]);
+    const followed = await platform.unkey(["deploy", await platform.helloLayout(), "--app", "warm", "--json"]);
+    const first = JSON.parse(followed.stdout.trimEnd().split("\n").at(-1) ?? "") as { image: string };
     const seconds: number[] = [];
     for (let i = 0; i < deployments; i++) seconds.push(await deploySeconds(platform, `bench${i}`, first.image));
     console.error(`each deployment: ${seconds.map((value) => value.toFixed(2)).join(", ")} s`);
