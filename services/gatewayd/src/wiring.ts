@@ -9,7 +9,6 @@ import { Authority, HostCertificates } from "@unkey/pki";
 import { openIdentity, openRpcChannel, warmUpValidation } from "@unkey/rpc";
 import { openSqlite } from "@unkey/sql";
 import packageJson from "../package.json" with { type: "json" };
-import { Fleet } from "./adapters/fleet.ts";
 import { HostDirectory } from "./adapters/host-directory.ts";
 import { networkProbe } from "./adapters/network-probe.ts";
 import { Platform } from "./adapters/platform.ts";
@@ -20,14 +19,7 @@ import { createPolicies, scopeOf } from "./api/policies.ts";
 import { RateLimiter } from "./api/rate-limiter.ts";
 import { ensureBootstrapKey, makeDataDir, publishCertificate, replicaName } from "./bootstrap.ts";
 import type { Config } from "./config.ts";
-import { AppObserver } from "./deploy/app-observer.ts";
-import { buildStep, type CredentialVault } from "./deploy/build-step.ts";
-import { Changes } from "./deploy/changes.ts";
-import { DeploymentExecutor } from "./deploy/executor.ts";
-import { placeStep } from "./deploy/place-step.ts";
-import { drainStep, routeStep } from "./deploy/route-steps.ts";
-import { VmSettler } from "./deploy/vm-settler.ts";
-import { bootStep, createStep, healthStep, VmRemover } from "./deploy/vm-steps.ts";
+import { assembleDeployer } from "./deploy/deployer.ts";
 import { gatewayHandlers } from "./handlers.ts";
 import { listenIngress } from "./ingress/ingress-server.ts";
 import { RouteMap } from "./ingress/route-map.ts";
@@ -54,7 +46,6 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
   const { log, metrics, health } = context;
   const { dataDir, appDomain } = config;
   const clock = systemClock;
-  const nowMs = () => clock.nowMs();
   await using stack = new AsyncDisposableStack(); // closes in reverse order, also when a later line throws
 
   await makeDataDir(dataDir);
@@ -64,7 +55,6 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
   const auditStore = new AuditStore(sql);
   const appStore = new AppStore(sql);
   const deploymentStore = new DeploymentStore(sql);
-  const workStore = new WorkStore(sql);
   await ensureBootstrapKey(keyStore, dataDir, clock, log);
 
   const authority = Authority.open(join(dataDir, "ingress-ca"), {
@@ -86,37 +76,24 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
   health.dependency("billing-aggregator", () => billing.ping(), { required: false });
   health.dependency("metald", () => hosts.check(), { required: false });
 
-  const fleet = new Fleet(platform);
   const routes = stack.use(new RouteMap({ store: appStore, log }));
   await routes.refresh();
   stack.use(everyMs(routesEveryMs, () => routes.refresh(), { name: "routes", log }));
 
-  const settler = new VmSettler({ fleet, store: appStore, clock, log });
-  const observer = new AppObserver({ fleet, probe: networkProbe, clock });
-  const remover = new VmRemover(workStore, settler);
-  const changes = new Changes();
-  const vault: CredentialVault = new Map();
-  const executor = stack.use(
-    new DeploymentExecutor({
-      store: workStore,
-      steps: {
-        build: buildStep({ platform, store: workStore, vault }),
-        place: placeStep({ platform, store: workStore, remover, nowMs, random: Math.random }),
-        create: createStep({ fleet, store: workStore, remover }),
-        boot: bootStep({ fleet, store: workStore, observer }),
-        health: healthStep({ observer, nowMs }),
-        route: routeStep({ store: workStore, routes, nowMs, log }),
-        drain: drainStep({ store: appStore, routes, settler, log }),
-      },
-      vault,
-      changes,
-      clock,
-      log,
-      owner: await replicaName(dataDir),
-      leaseMs: config.leaseMs,
-      patienceMs: config.patienceMs,
-    }),
-  );
+  const { fleet, observer, settler, changes, vault, executor } = assembleDeployer({
+    workStore: new WorkStore(sql),
+    appStore,
+    platform,
+    routes,
+    probe: networkProbe,
+    clock,
+    log,
+    random: Math.random,
+    owner: await replicaName(dataDir),
+    leaseMs: config.leaseMs,
+    patienceMs: config.patienceMs,
+  });
+  stack.use(executor);
   stack.use(everyMs(settleEveryMs, (signal) => settler.pass(signal), { name: "settle", log, atStart: true }));
 
   const keyring = new Keyring({ store: keyStore, clock });

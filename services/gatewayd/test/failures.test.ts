@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, type ConnectError } from "@connectrpc/connect";
 import { BuildFailureSchema, BuildState } from "@unkey/api/builder";
 import { ErrorInfoSchema } from "@unkey/api/common";
 import { type Deployment, DeploymentState, StepState } from "@unkey/api/gateway";

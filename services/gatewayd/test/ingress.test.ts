@@ -440,9 +440,9 @@ test("an app that is stopped, starts again, is replaced under load, and deleted"
   const pending = web({ path: "/slow" });
   await taken.promise;
   const failures: number[] = [];
-  let running = true;
+  const enough = new AbortController();
   const load = (async () => {
-    while (running) {
+    while (!enough.signal.aborted) {
       const { status } = await web();
       if (status !== 200) failures.push(status);
     }
@@ -455,7 +455,7 @@ test("an app that is stopped, starts again, is replaced under load, and deleted"
   for await (const deployment of client.watchDeployment({ deploymentId })) {
     if (deployment.url !== "") slow.resolve(); // routed: the old VM now drains
   }
-  running = false;
+  enough.abort();
   await load;
   assert.deepEqual(failures, []);
   assert.equal((await pending).body, "old and slow");

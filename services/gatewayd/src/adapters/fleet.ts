@@ -67,6 +67,13 @@ export class Fleet {
     }
   }
 
+  /** Gives back what a VM that was never created holds; it runs out by itself too. */
+  async releaseRoom({ hostId, tenantId, reservationId }: VmRow, acting: Acting, signal: AbortSignal): Promise<void> {
+    if (hostId === "" || reservationId === "") return;
+    const metal = await this.#platform.hosts.client(hostId);
+    await metal.releaseReservation({ tenantId, reservationId }, this.#quick(acting, signal));
+  }
+
   /** Output of a VM as it was written. */
   async *logs(
     vm: VmRow,

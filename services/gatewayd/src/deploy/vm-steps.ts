@@ -33,10 +33,9 @@ export function createStep(deps: {
         hostname: appName,
         process: { ...process, argv: [...argv], env: env.map((each) => create(EnvVarSchema, each)) },
       });
-      const again = deployment.steps.some((step) => step.kind === "create" && step.attempts > 1);
       await inParallel(vms, maxParallel, async (vm) => {
-        // A reservation is consumed once; whoever takes over has to be admitted without it.
-        const reservationId = again ? "" : vm.reservationId;
+        // A reservation that has run out meanwhile only means that the VM is admitted without it.
+        const { reservationId } = vm;
         await store.sawVm(claim, await fleet.create(vm, { spec, reservationId }, acting, signal));
       });
       return { detail: vms.length === 1 ? `${vms[0]?.vmId}` : `${vms.length} VMs` };
@@ -60,7 +59,10 @@ export function bootStep(deps: {
       const { claim, deployment, acting } = work;
       await inParallel(deployment.vms, maxParallel, async (vm) => {
         try {
-          await store.sawVm(claim, await fleet.act(vm, "bootVm", acting, signal));
+          // A program that has ended since an earlier attempt is not started a second time: that would hide its end.
+          const before = await fleet.get(vm, acting, signal);
+          const seen = before.incarnation > 0 ? before : await fleet.act(vm, "bootVm", acting, signal);
+          await store.sawVm(claim, seen);
         } catch (error) {
           throw await observer.explain(vm, error, acting, signal);
         }
@@ -104,14 +106,16 @@ const resumedLeastMs = 3000;
 /** The contract's default for HealthCheck.deadline_ms. */
 export const defaultHealthDeadlineMs = 30_000;
 
-/** Removes all VMs of a deployment that did not come to serve. */
+/** Removes all VMs of a deployment that did not come to serve, and gives back the room that was held for them. */
 export class VmRemover {
   readonly #store: WorkStore;
   readonly #settler: VmSettler;
+  readonly #fleet: Fleet;
 
-  constructor(store: WorkStore, settler: VmSettler) {
-    this.#store = store;
-    this.#settler = settler;
+  constructor(deps: { readonly store: WorkStore; readonly settler: VmSettler; readonly fleet: Fleet }) {
+    this.#store = deps.store;
+    this.#settler = deps.settler;
+    this.#fleet = deps.fleet;
   }
 
   async removeAll(work: Work, signal: AbortSignal): Promise<void> {
@@ -119,6 +123,8 @@ export class VmRemover {
     const { vms } = await this.#store.load(work.claim);
     const open: VmRow[] = vms.filter((vm) => !vm.settled);
     await inParallel(open, maxParallel, async (vm) => {
+      // Before the VM is settled: after that nobody comes back to it.
+      await this.#fleet.releaseRoom(vm, work.acting, signal);
       await this.#settler.settle(vm, { graceful: false, signal });
     });
   }

@@ -33,12 +33,7 @@ export async function rest(
     },
     ...(body === undefined ? {} : { body }),
   });
-  const isJson = /json$/.test(String(answer.headers["content-type"] ?? ""));
-  return {
-    ...answer,
-    json:
-      isJson && !/ndjson/.test(String(answer.headers["content-type"]))
-        ? (JSON.parse(answer.body) as Record<string, unknown>)
-        : {},
-  };
+  const type = String(answer.headers["content-type"] ?? "");
+  const isJson = type.endsWith("json") && !type.endsWith("ndjson");
+  return { ...answer, json: isJson ? (JSON.parse(answer.body) as Record<string, unknown>) : {} };
 }
