@@ -27,6 +27,8 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 const defaultStopSignal = "SIGTERM";
 // The bounds of the process that the image describes: what a guest's config drive takes.
 const maxItems = 1024;
+/** Leaves room for the variables that a platform adds, such as PATH and HOME. */
+const maxVariables = 1000;
 const maxPorts = 256;
 const maxItemBytes = 64 * 1024;
 
@@ -45,7 +47,7 @@ export function parseImageConfig(bytes: Uint8Array): ImageConfig {
       ...(optionalStrings(config, "Entrypoint") ?? []),
       ...(optionalStrings(config, "Cmd") ?? []),
     ]),
-    env: environment(bounded("Env", optionalStrings(config, "Env") ?? [])),
+    env: environment(bounded("Env", optionalStrings(config, "Env") ?? [], maxVariables)),
     user: noNul("User", optionalString(config, "User") ?? ""),
     workingDir: workingDirectory(optionalString(config, "WorkingDir") ?? ""),
     stopSignal: signalName(optionalString(config, "StopSignal") ?? ""),
@@ -54,8 +56,8 @@ export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   };
 }
 
-function bounded(field: string, items: readonly string[]): readonly string[] {
-  if (items.length > maxItems) throw new InvalidInput(`${field} has over ${maxItems} members`);
+function bounded(field: string, items: readonly string[], max = maxItems): readonly string[] {
+  if (items.length > max) throw new InvalidInput(`${field} has over ${max} members`);
   for (const item of items) {
     if (Buffer.byteLength(item) > maxItemBytes)
       throw new InvalidInput(`${field} has a member of over ${maxItemBytes} bytes`);

@@ -20,4 +20,4 @@ export { formatPlatform, hostPlatform, type Platform } from "./platform.ts";
 export { formatImageReference, type ImageReference, parseImageReference } from "./reference.ts";
 export { type ImageOptions, RegistryClient, type RegistryClientOptions } from "./registry/registry-client.ts";
 export { isLoopback, type RegistryCredentials } from "./registry/registry-session.ts";
-export { type RootfsFacts, type WriteRootfsOptions, writeRootfs } from "./write-rootfs.ts";
+export { type RootfsFacts, rootfsObstacles, type WriteRootfsOptions, writeRootfs } from "./write-rootfs.ts";

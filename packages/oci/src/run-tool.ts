@@ -1,4 +1,7 @@
 import { spawn } from "node:child_process";
+import { constants } from "node:fs";
+import { access } from "node:fs/promises";
+import { delimiter, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { ServiceError } from "@unkey/base";
@@ -12,6 +15,15 @@ export interface Tool {
   /** Bytes for its standard input; none means an empty one. */
   readonly input?: AsyncIterable<Uint8Array>;
   readonly signal: AbortSignal;
+}
+
+/** True when a command of that name is in PATH and may be run. */
+export async function isInstalled(command: string): Promise<boolean> {
+  const directories = (process.env["PATH"] ?? "").split(delimiter).filter((directory) => directory !== "");
+  const found = await Promise.allSettled(
+    directories.map((directory) => access(join(directory, command), constants.X_OK)),
+  );
+  return found.some(({ status }) => status === "fulfilled");
 }
 
 const maxWordsBytes = 16 * 1024;

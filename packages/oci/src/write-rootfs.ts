@@ -8,6 +8,7 @@ import { mergeLayers } from "./layer/merge-layers.ts";
 import { type FileNode, findFile } from "./layer/tree.ts";
 import { planTree, treeArchive } from "./layer/tree-archive.ts";
 import { unpackTree } from "./layer/unpack-tree.ts";
+import { isInstalled } from "./run-tool.ts";
 
 export interface WriteRootfsOptions {
   /** Lowest first. */
@@ -35,6 +36,19 @@ export interface RootfsFacts {
 
 /** passwd and group files of real images are a few KiB. */
 const maxAccountFileBytes = 512 * kib;
+
+/** What this host lacks to write a root filesystem, as a sentence each: for health reports. Empty when it can. */
+export async function rootfsObstacles(): Promise<string[]> {
+  const obstacles: string[] = [];
+  if (process.getuid?.() !== 0) obstacles.push("needs root to set owners and make devices");
+  for (const [command, debianPackage] of [
+    ["mkfs.erofs", "erofs-utils"],
+    ["tar", "tar"],
+  ] as const) {
+    if (!(await isInstalled(command))) obstacles.push(`${command} is missing: install ${debianPackage}`);
+  }
+  return obstacles;
+}
 
 /** Turns layers into an EROFS image; the same layers and identity give the same bytes. Root only. */
 export async function writeRootfs(options: WriteRootfsOptions): Promise<RootfsFacts> {

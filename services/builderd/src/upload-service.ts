@@ -11,10 +11,13 @@ export interface UploadServiceDeps {
   readonly directory: string;
   readonly maxBytes: number;
   readonly lifetimeMs: number;
+  readonly silenceMs?: number;
   readonly clock: Clock;
   readonly log: Logger;
 }
 
+/** An upload that sends nothing for so long is given up: it holds one of the few places. */
+const silenceMs = 60_000;
 const maxAtOnce = 8;
 const maxPerTenant = 32;
 
@@ -32,7 +35,7 @@ export class UploadService {
 
   /** `expectedDigest` may be empty. Throws IMAGE_ARCHIVE_INVALID, IMAGE_DIGEST_MISMATCH, IMAGE_TOO_LARGE, UPLOAD_LIMIT_REACHED. */
   async receive(tenantId: TenantId, expectedDigest: string, chunks: AsyncIterable<Uint8Array>): Promise<Upload> {
-    const { store, clock, maxBytes, lifetimeMs } = this.#deps;
+    const { store, clock, maxBytes, lifetimeMs, silenceMs: silenceLimitMs = silenceMs } = this.#deps;
     if (this.#receiving.size >= maxAtOnce) {
       throw new ServiceError("UPLOAD_LIMIT_REACHED", `${maxAtOnce} uploads are under way`);
     }
@@ -42,7 +45,7 @@ export class UploadService {
       const digest = new StreamingDigest();
       let sizeBytes = 0;
       async function* counted(): AsyncGenerator<Uint8Array> {
-        for await (const chunk of chunks) {
+        for await (const chunk of withoutSilence(chunks, silenceLimitMs)) {
           sizeBytes += chunk.length;
           if (sizeBytes > maxBytes) {
             throw new ServiceError("IMAGE_TOO_LARGE", `the archive is over ${maxBytes} bytes`, {
@@ -89,5 +92,23 @@ export class UploadService {
       if (!known.has(name) && !receiving.has(name)) await rm(join(directory, name), { recursive: true, force: true });
     }
     if (expired.length > 0) log.info("uploads expired", { count: expired.length });
+  }
+}
+
+async function* withoutSilence(chunks: AsyncIterable<Uint8Array>, limitMs: number): AsyncGenerator<Uint8Array> {
+  const iterator = chunks[Symbol.asyncIterator]();
+  for (;;) {
+    const silent = Promise.withResolvers<never>();
+    const timer = setTimeout(
+      () => silent.reject(new ServiceError("DEADLINE_EXCEEDED", `the upload sent nothing for ${limitMs / 1000} s`)),
+      limitMs,
+    );
+    try {
+      const next = await Promise.race([iterator.next(), silent.promise]);
+      if (next.done === true) return;
+      yield next.value;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 }

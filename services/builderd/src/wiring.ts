@@ -1,5 +1,6 @@
 import { systemClock } from "@unkey/base";
 import type { DaemonContext } from "@unkey/daemon";
+import { rootfsObstacles } from "@unkey/oci";
 import { listenRpc, openIdentity, openRpcChannel } from "@unkey/rpc";
 import { RpcAssetRegistry } from "./adapters/rpc-asset-registry.ts";
 import { openBuilder } from "./builder.ts";
@@ -12,10 +13,10 @@ export async function startBuilderd(config: Config, context: DaemonContext): Pro
   const channel = stack.use(openRpcChannel({ peer: "assetmanagerd", address: config.assetManager, identity, metrics }));
   const assets = new RpcAssetRegistry(channel, systemClock);
   health.dependency("assetmanagerd", () => assets.check());
-  const asRoot = process.getuid?.() === 0;
+  const obstacles = await rootfsObstacles();
   health.layer("rootfs-writer", {
-    active: asRoot,
-    detail: asRoot ? "mkfs.erofs over a private directory" : "needs root to set owners and make devices",
+    active: obstacles.length === 0,
+    detail: obstacles.length === 0 ? "mkfs.erofs over a private directory" : obstacles.join("; "),
   });
   const builder = stack.use(await openBuilder(config, context, { assets }));
   const { host, port } = config.rpc;

@@ -23,9 +23,18 @@ const needs =
       ? false
       : "umoci is not installed";
 
-// Few names, so that layers meet: replace, remove and link each other's entries.
-const name = fc.constantFrom("a", "b", "c", "d");
-const path = fc.array(name, { minLength: 1, maxLength: 3 }).map((parts) => parts.join("/"));
+// Few names, so that layers meet: replace, remove and link each other's entries. Most directories keep to names of their
+// own, or nearly every stack would be refused for a name below a file.
+const leaf = fc.oneof(
+  { arbitrary: fc.constantFrom("c", "e", "f"), weight: 12 },
+  { arbitrary: fc.constantFrom("a", "d"), weight: 1 },
+);
+const path = fc
+  .tuple(fc.array(fc.constantFrom("a", "b", "d"), { maxLength: 2 }), leaf)
+  .map(([parents, last]) => [...parents, last].join("/"));
+const directoryPath = fc
+  .array(fc.constantFrom("a", "b", "d"), { minLength: 1, maxLength: 2 })
+  .map((parts) => parts.join("/"));
 const owner = fc.constantFrom(0, 7, 1000, 70_000);
 const any = {
   file: fc.record({
@@ -36,7 +45,7 @@ const any = {
   }),
   directory: fc.record({
     type: fc.constant("directory" as const),
-    name: path,
+    name: directoryPath,
     mode: fc.constantFrom(0o700, 0o1777),
     gid: owner,
   }),
@@ -46,8 +55,8 @@ const any = {
     linkName: fc.constantFrom("a", "../b", "/c", "/d/a", "nowhere"),
   }),
   hardlink: fc.record({ type: fc.constant("hardlink" as const), name: path, linkName: path }),
-  whiteout: path.map((at) => ({ name: at.replace(/[^/]+$/, (last) => `.wh.${last}`) })),
-  opaque: path.map((at) => ({ name: `${at}/.wh..wh..opq` })),
+  whiteout: fc.oneof(path, directoryPath).map((at) => ({ name: at.replace(/[^/]+$/, (last) => `.wh.${last}`) })),
+  opaque: directoryPath.map((at) => ({ name: `${at}/.wh..wh..opq` })),
   device: fc.record({
     type: fc.constant("char" as const),
     name: path,
@@ -100,7 +109,11 @@ async function listing(archive: AsyncIterable<Uint8Array>): Promise<Record<strin
   }
   const told: Record<string, string> = {};
   for (const group of names.values()) {
-    for (const at of group) told[at] = `${found.get(at)} [${group.join(" ")}]`;
+    for (const at of group) {
+      const what = found.get(at) ?? "";
+      // GNU tar, which lists the other side, archives each name of a device by itself.
+      told[at] = what.startsWith("char") ? what : `${what} [${group.join(" ")}]`;
+    }
   }
   return told;
 }
@@ -149,6 +162,7 @@ async function theirs(directory: string, layers: readonly (readonly TarFixture[]
   );
 }
 
+// The same stacks each time; UNKEY_TEST_RUNS=1000 looks for new ones.
 test("random layers give the tree that umoci unpacks", { skip: needs }, async () => {
   let compared = 0;
   await fc.assert(
@@ -157,7 +171,7 @@ test("random layers give the tree that umoci unpacks", { skip: needs }, async ()
       try {
         const tree = await ours(directory, layers).catch((error: Error) => error);
         const reference = await theirs(directory, layers).catch((error: Error) => error);
-        assert.equal(tree instanceof Error, reference instanceof Error, `${String(tree)} | ${String(reference)}`);
+        if (tree instanceof Error !== reference instanceof Error) assert.deepEqual(tree, reference);
         if (tree instanceof Error) return;
         compared++;
         assert.deepEqual(tree, reference);
@@ -165,7 +179,10 @@ test("random layers give the tree that umoci unpacks", { skip: needs }, async ()
         await rm(directory, { recursive: true, force: true });
       }
     }),
-    { numRuns: Number(process.env["RUNS"] ?? 30) },
+    {
+      numRuns: Number(process.env["UNKEY_TEST_RUNS"] ?? 30),
+      ...(process.env["UNKEY_TEST_RUNS"] === undefined ? { seed: 1 } : {}),
+    },
   );
   assert.ok(compared > 0);
 });

@@ -218,6 +218,7 @@ const refused: [string, (readonly TarFixture[])[], RegExp][] = [
   ["a hard link to a host file", [[hardlink("l", "/etc/shadow")]], /not there/],
   ["a hard link to a whiteout's victim", [[file("a")], [file(".wh.a"), hardlink("b", "a")]], /not there/],
   ["a hard link to itself", [[file("a"), hardlink("a", "a")]], /itself/],
+  ["a hard link into the directory that it replaces", [[file("d/f"), hardlink("d", "d/f")]], /replaces the directory/],
   ["a hard link to a directory", [[dir("d"), hardlink("l", "d")]], /directory/],
   ["a hard link to the root", [[hardlink("l", "/")]], /not there/],
   ["a name below a file", [[file("a"), file("a/b")]], /not a directory/],

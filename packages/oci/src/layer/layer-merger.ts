@@ -160,6 +160,10 @@ export class LayerMerger {
       throw new InvalidInput(`${what} points to ${printable(entry.linkName)}, which is not there`);
     if (node.kind === "directory") throw new InvalidInput(`${what} points to a directory`);
     if (directory === parent && targetName === name) throw new InvalidInput(`${what} points to itself`);
+    const replaced = parent.children.get(name)?.node;
+    if (result.outcome === "found" && result.directories.some((passed) => passed === replaced)) {
+      throw new InvalidInput(`${what} replaces the directory that it points into`);
+    }
     return node;
   }
 

@@ -1,0 +1,37 @@
+import assert from "node:assert/strict";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { isServiceError, newId, systemClock } from "@unkey/base";
+import { createLogger } from "@unkey/daemon";
+import { openSqlite } from "@unkey/sql";
+import { migrations } from "./adapters/schema.ts";
+import { SqlUploadStore } from "./adapters/sql-upload-store.ts";
+import { UploadService } from "./upload-service.ts";
+
+test("silent uploads are given up, and only so many run at once", async (context) => {
+  const directory = await mkdtemp(join(tmpdir(), "uploads-"));
+  context.after(() => rm(directory, { recursive: true, force: true }));
+  await using sql = await openSqlite({ path: ":memory:", migrations });
+  const service = new UploadService({
+    store: new SqlUploadStore(sql),
+    directory,
+    maxBytes: 1 << 20,
+    lifetimeMs: 60_000,
+    silenceMs: 200,
+    clock: systemClock,
+    log: createLogger({ write: () => undefined }),
+  });
+  async function* silent(): AsyncGenerator<Uint8Array> {
+    yield Buffer.alloc(10);
+    await new Promise(() => {});
+  }
+  const uploads = Array.from({ length: 9 }, () => service.receive(newId("tenant"), "", silent()));
+  const results = await Promise.allSettled(uploads);
+  const reasons = results.map((result) =>
+    result.status === "rejected" && isServiceError(result.reason) ? result.reason.reason : "",
+  );
+  assert.deepEqual(reasons, [...Array.from({ length: 8 }, () => "DEADLINE_EXCEEDED"), "UPLOAD_LIMIT_REACHED"]);
+  assert.deepEqual(await readdir(directory), []);
+});
