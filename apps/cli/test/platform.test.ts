@@ -119,6 +119,7 @@ test("up, deploy, look, stop, pay, kill -9, down: the whole command against the 
   // Ports and key stay, so the address that a user keeps goes on working.
   await ok("dev", "up", "--ports", "auto");
   assert.equal(((await json("apps", "hello")) as { url: string }).url, url);
+  assert.equal(await ok("start", "hello"), `hello serves at ${url}\n`);
   await ok("dev", "down", "--keep-vms");
 });
 

@@ -1,7 +1,7 @@
 import { mkdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 
-/** Where a platform on this host keeps what: one folder, UNKEY_HOME. */
+/** Where a platform on this host keeps what: one folder, UNKEY_HOME, open to its owner only. */
 export interface Home {
   readonly root: string;
   readonly logDir: string;
@@ -22,20 +22,15 @@ export interface Home {
   dataDir(service: string): string;
 }
 
-/**
- * Makes the folder if it is missing. Links on the way to it are resolved, so that one folder has one name. The
- * hypervisor of a VM runs as a user of its own, so one may pass through to the folders of VMs, and to nothing else.
- */
+/** Makes the folder if it is missing. Links on the way to it are resolved, so that one folder has one name. */
 export function openHome(path: string): Home {
-  mkdirSync(path, { recursive: true, mode: 0o711 });
+  mkdirSync(path, { recursive: true, mode: 0o700 });
   const root = realpathSync(path);
-  const folder = (name: string, mode = 0o700) => {
+  const folder = (name: string) => {
     const dir = join(root, name);
-    mkdirSync(dir, { recursive: true, mode });
+    mkdirSync(dir, { recursive: true, mode: 0o700 });
     return dir;
   };
-  folder("data", 0o711);
-  folder("data/metald", 0o711);
   const runDir = folder("run");
   const logDir = folder("logs");
   return {
@@ -52,6 +47,6 @@ export function openHome(path: string): Home {
     logFile: (service) => join(logDir, `${service}.log`),
     addressFile: (service) => join(runDir, `${service}.addresses.json`),
     identityDir: (service) => join(root, "pki/identities", service),
-    dataDir: (service) => folder(join("data", service)),
+    dataDir: (service) => join(root, "data", service),
   };
 }

@@ -22,7 +22,8 @@ export interface SupervisorOptions {
   readonly onStatus?: (status: PlatformStatus) => void;
 }
 
-const upkeepMs = 60_000;
+const renewalCheckMs = 60_000;
+const logCheckMs = 5000;
 
 /**
  * Runs a platform's daemons. Its memory is what the kernel knows: a supervisor that was killed left its daemons
@@ -36,7 +37,7 @@ export class Supervisor {
   #tasks: readonly TaskStatus[];
   #phase: PlatformStatus["phase"] = "starting";
   #failure: Failure | undefined;
-  #upkeep: NodeJS.Timeout | undefined;
+  #upkeep: NodeJS.Timeout[] = [];
   #stopped: Promise<void> | undefined;
 
   constructor(options: SupervisorOptions) {
@@ -105,7 +106,11 @@ export class Supervisor {
     this.#phase = "running";
     this.#announce();
     this.#changed();
-    this.#upkeep = setInterval(() => this.#keepUp(), upkeepMs);
+    const { home, platform } = this.#options;
+    this.#upkeep = [
+      setInterval(() => this.#forEach("renewal", ({ name }) => platform.renewIdentity(name)), renewalCheckMs),
+      setInterval(() => this.#forEach("log rotation", ({ name }) => void rotateLog(home.logFile(name))), logCheckMs),
+    ];
   }
 
   /** Stops the daemons in reverse order: each when those that depend on it are gone. Calling it again joins the first. */
@@ -114,7 +119,7 @@ export class Supervisor {
   }
 
   async #stopAll(during: PlatformStatus["phase"], after: PlatformStatus["phase"]): Promise<void> {
-    clearInterval(this.#upkeep);
+    this.#upkeep.forEach((timer) => clearInterval(timer));
     this.#phase = during;
     this.#abort.abort(new Error("the platform is stopping"));
     this.#changed();
@@ -196,15 +201,13 @@ export class Supervisor {
     );
   }
 
-  #keepUp(): void {
-    const { home, platform, log } = this.#options;
+  #forEach(what: string, work: (daemon: DaemonSpec) => void): void {
     for (const { spec } of this.#daemons) {
       try {
-        platform.renewIdentity(spec.name);
-        rotateLog(home.logFile(spec.name));
+        work(spec);
       } catch (error) {
         // The next round tries again; a certificate is renewed half its life before it ends.
-        log(`upkeep of ${spec.name} failed: ${failureOf(error).message}`);
+        this.#options.log(`${what} for ${spec.name} failed: ${failureOf(error).message}`);
       }
     }
   }

@@ -73,14 +73,15 @@ async function untilUp(options: UpOptions, child: ChildProcess | undefined, logF
   for (;;) {
     const wasGone = ours === undefined && !isSupervised(home);
     const status = readStatus(home);
-    if (status !== undefined && (status.supervisor.pid === child?.pid || isAlive(status.supervisor))) {
+    const isTheirs = ours === undefined && status !== undefined && isAlive(status.supervisor);
+    if (status !== undefined && (status.supervisor.pid === child?.pid || isTheirs)) {
       followed = status.supervisor.pid;
     }
     if (status !== undefined && status.supervisor.pid === followed) {
       steps.update(stepsOf(status));
       if (status.phase === "running") return status;
       if (status.phase === "failed" && status.failure !== undefined) throw failureOfStart(status.failure);
-      if (status.phase === "stopping" || status.phase === "stopped") throw stopping();
+      if (wasGone && (status.phase === "stopping" || status.phase === "stopped")) throw stopping();
     }
     if (wasGone) {
       throw new CliFailure("the supervisor ended before the platform was up", {
@@ -101,7 +102,7 @@ function failureOfStart({ message, nextStep, evidence, exitCode }: NonNullable<P
 }
 
 function stopping(): CliFailure {
-  return new CliFailure("the platform is being stopped", { nextStep: "Run `unkey dev up` again in a moment." });
+  return new CliFailure("the platform was stopped meanwhile", { nextStep: "Run `unkey dev up` again." });
 }
 
 /** A start as the list of its steps. */

@@ -1,4 +1,4 @@
-import { fit, styled, type Terminal, width } from "./terminal.ts";
+import { fit, plain, styled, type Terminal, width } from "./terminal.ts";
 
 export interface Column {
   readonly title: string;
@@ -16,8 +16,12 @@ export interface Row {
 const gap = "  ";
 const minShrunk = 8;
 
-/** Lines of a table: a title line and one line for each row, without trailing blanks, each newline-terminated. */
-export function renderTable(terminal: Terminal, columns: readonly Column[], rows: readonly Row[]): string {
+/**
+ * Lines of a table: a title line and one line for each row, without trailing blanks, each newline-terminated. Cells may
+ * come from anywhere: they cannot break their line or control the terminal.
+ */
+export function renderTable(terminal: Terminal, columns: readonly Column[], given: readonly Row[]): string {
+  const rows = given.map((row) => ({ ...row, cells: row.cells.map(plain) }));
   const widths = columns.map((column, i) =>
     Math.max(width(column.title), ...rows.map((row) => width(row.cells[i] ?? ""))),
   );

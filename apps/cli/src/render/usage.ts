@@ -23,7 +23,7 @@ export function renderUsage(terminal: Terminal, usage: Usage): string {
     { title: "AMOUNT", align: "right" },
   ] as const;
   const rows: Row[] = report.apps.flatMap((app) => [
-    { cells: cellsOf(plain(appNames[app.appId] ?? app.appId), app), style: "bold" },
+    { cells: cellsOf(appNames[app.appId] ?? app.appId, app), style: "bold" },
     ...report.vms
       .filter((vm) => vm.appId === app.appId)
       .map((vm) => ({ cells: cellsOf(`  ${vm.vmId}${vm.complete ? "" : " *"}`, vm) })),
@@ -52,5 +52,5 @@ function cellsOf(name: string, line: UsageLine): string[] {
 }
 
 function money(amount: Money | undefined): string {
-  return amount === undefined ? "-" : plain(`${amount.amount} ${amount.currency}`);
+  return amount === undefined ? "-" : `${amount.amount} ${amount.currency}`;
 }

@@ -6,7 +6,6 @@ import { type LimitFlag, noteMore } from "../../paging.ts";
 import { enumWord, printJson } from "../../render/messages.ts";
 import { age } from "../../render/quantities.ts";
 import { renderTable } from "../../render/table.ts";
-import { plain } from "../../render/terminal.ts";
 
 export async function listApps(context: CliContext, flags: ApiFlags & LimitFlag, app?: string): Promise<void> {
   using gateway = openGateway(context, flags);
@@ -34,11 +33,11 @@ export function printApps(context: CliContext, apps: readonly App[]): void {
   ] as const;
   const rows = apps.map((app) => ({
     cells: [
-      plain(app.name),
+      app.name,
       enumWord(AppStateSchema, app.state),
       String(app.vmIds.length),
-      plain(app.url) || "-",
-      plain(app.image) || "-",
+      app.url || "-",
+      app.image || "-",
       age(app.createdAtMs, context.clock.nowMs()),
     ],
   }));

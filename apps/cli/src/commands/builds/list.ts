@@ -7,7 +7,6 @@ import { type LimitFlag, noteMore } from "../../paging.ts";
 import { enumWord, printJson } from "../../render/messages.ts";
 import { age } from "../../render/quantities.ts";
 import { renderTable } from "../../render/table.ts";
-import { plain } from "../../render/terminal.ts";
 
 export async function listBuilds(context: CliContext, flags: ApiFlags & LimitFlag): Promise<void> {
   using gateway = openGateway(context, flags);
@@ -29,8 +28,8 @@ export async function listBuilds(context: CliContext, flags: ApiFlags & LimitFla
       build.cacheHit ? "yes" : "no",
       build.rootfsBytes === 0n ? "-" : formatBytes(build.rootfsBytes),
       age(build.createdAtMs, context.clock.nowMs()),
-      plain(build.image),
-      plain(build.failure?.message ?? ""),
+      build.image,
+      build.failure?.message ?? "",
     ],
   }));
   context.out.write(rows.length === 0 ? "No builds yet.\n" : renderTable(context.out, columns, rows));

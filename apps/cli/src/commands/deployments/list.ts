@@ -6,7 +6,6 @@ import { type LimitFlag, noteMore } from "../../paging.ts";
 import { enumWord, printJson } from "../../render/messages.ts";
 import { age, duration } from "../../render/quantities.ts";
 import { renderTable } from "../../render/table.ts";
-import { plain } from "../../render/terminal.ts";
 
 export async function listDeployments(
   context: CliContext,
@@ -29,12 +28,12 @@ export async function listDeployments(
   const rows = page.deployments.map((deployment) => ({
     cells: [
       deployment.deploymentId,
-      plain(deployment.app),
+      deployment.app,
       enumWord(DeploymentStateSchema, deployment.state),
       deployment.endedAtMs === 0n ? "-" : duration(Number(deployment.endedAtMs - deployment.createdAtMs)),
       age(deployment.createdAtMs, nowMs),
-      plain(deployment.image),
-      plain(deployment.failure?.message ?? ""),
+      deployment.image,
+      deployment.failure?.message ?? "",
     ],
   }));
   context.out.write(rows.length === 0 ? "No deployments yet.\n" : renderTable(context.out, columns, rows));

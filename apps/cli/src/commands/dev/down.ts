@@ -26,8 +26,10 @@ export async function devDown(context: CliContext, flags: DownFlags): Promise<vo
   const { stopped } = await down({ home, daemons: platformDaemons(env), clock, ...(flags.keepVms ? {} : { drain }) });
   if (flags.json) out.write(`${JSON.stringify({ vms, stopped })}\n`);
   else if (stopped.length === 0) out.write(`Nothing runs in ${home.root}.\n`);
-  else
-    out.write(
-      `Stopped ${counted(vms.length, "VM")} and ${stopped.join(", ")}.${flags.keepVms ? " VMs run on." : ""}\n`,
-    );
+  else {
+    const vmText = flags.keepVms
+      ? "the VMs run on"
+      : `${counted(vms.length, "VM")} ${flags.deleteVms ? "deleted" : "stopped"}`;
+    out.write(`Stopped ${stopped.join(", ")}; ${vmText}.\n`);
+  }
 }

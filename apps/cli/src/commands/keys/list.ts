@@ -5,7 +5,6 @@ import type { CliContext } from "../../context.ts";
 import { printJson } from "../../render/messages.ts";
 import { age, instant } from "../../render/quantities.ts";
 import { renderTable } from "../../render/table.ts";
-import { plain } from "../../render/terminal.ts";
 
 export async function listKeys(context: CliContext, flags: ApiFlags): Promise<void> {
   using gateway = openGateway(context, flags);
@@ -22,7 +21,7 @@ export async function listKeys(context: CliContext, flags: ApiFlags): Promise<vo
   const rows = apiKeys.map((key) => ({
     cells: [
       key.apiKeyId,
-      plain(key.name),
+      key.name,
       key.scopes.join(" "),
       age(key.createdAtMs, context.clock.nowMs()),
       instant(key.expiresAtMs),

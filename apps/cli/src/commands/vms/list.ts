@@ -10,7 +10,6 @@ import { exitText } from "../../render/exit-status.ts";
 import { enumWord, printJson, printJsonLine } from "../../render/messages.ts";
 import { age } from "../../render/quantities.ts";
 import { renderTable } from "../../render/table.ts";
-import { plain } from "../../render/terminal.ts";
 
 type ListVmsFlags = ApiFlags &
   LimitFlag & {
@@ -62,7 +61,7 @@ export function printVms(context: CliContext, vms: readonly Vm[]): void {
       vm.resources === undefined ? "-" : formatBytes(vm.resources.memoryBytes),
       vm.ipAddress || "-",
       age(vm.createdAtMs, context.clock.nowMs()),
-      plain(vm.failure?.message ?? exitText(vm.exit)),
+      vm.failure?.message ?? exitText(vm.exit),
     ],
   }));
   context.out.write(renderTable(context.out, columns, rows));
