@@ -5,9 +5,11 @@ import { isServiceError } from "@unkey/base";
 import { createLogger } from "@unkey/daemon";
 import { openSqlite } from "@unkey/sql";
 import { lockInstance } from "./adapters/instance-lock.ts";
+import { runCommand } from "./adapters/run-command.ts";
 import { migrations } from "./adapters/schema.ts";
 import { hostNetworkSkip } from "./adapters/skip-reasons.ts";
 import { SqlVmStore } from "./adapters/sql-vm-store.ts";
+import { hostTableName } from "./domain/network-rules.ts";
 import { formatSubnet, parseSubnet } from "./domain/subnet.ts";
 import { openNetworks } from "./open-instance.ts";
 
@@ -38,6 +40,11 @@ test("two instances on one host get different networks; one gets its own again; 
   await assert.rejects(openNetworks(taken), (error) => isServiceError(error, "HOST_SUBNET_TAKEN"));
   const loopback = { ...taken, configured: parseSubnet("127.0.0.0/16", "x") };
   await assert.rejects(openNetworks(loopback), (error) => isServiceError(error, "HOST_SUBNET_TAKEN"));
+  const table = hostTableName(first.subnet);
+  const rules = await runCommand("nft", ["list", "table", "inet", table]);
+  await runCommand("nft", ["delete", "table", "inet", table]); // as a firewall that reloads
+  await first.refresh();
+  assert.equal(await runCommand("nft", ["list", "table", "inet", table]), rules);
   await first[Symbol.asyncDispose]();
   const again = stack.use(await openNetworks(one));
   assert.equal(formatSubnet(again.subnet), formatSubnet(first.subnet));

@@ -25,13 +25,18 @@ export interface SubnetWish {
   readonly log: Logger;
 }
 
+export interface OpenNetworks extends AsyncDisposable {
+  readonly subnet: Subnet;
+  readonly networks: LinuxNetworks;
+  /** Loads the rules anew: a firewall that reloads may have taken them away, and VMs that run need them. */
+  refresh(): Promise<void>;
+}
+
 /**
  * Claims the addresses of this instance's VMs: the network that is configured, or the one that it had before, or a free
  * /20. VMs that are stopped move with it; ones that run hold it. Throws HOST_SUBNET_TAKEN.
  */
-export async function openNetworks(
-  wish: SubnetWish,
-): Promise<{ subnet: Subnet; networks: LinuxNetworks } & AsyncDisposable> {
+export async function openNetworks(wish: SubnetWish): Promise<OpenNetworks> {
   const { instanceId, configured, resolvers, store, log } = wish;
   const known = await store.fact(subnetFact);
   const before = known === undefined ? undefined : parseSubnet(known, subnetFact);
@@ -58,6 +63,10 @@ export async function openNetworks(
     return {
       subnet,
       networks,
+      refresh: async () => {
+        if (!(await claimSubnet(rules)))
+          log.error("another instance has taken the subnet", { subnet: formatSubnet(subnet) });
+      },
       [Symbol.asyncDispose]: async () => {
         // VMs that live on need their rules.
         if ((await networks.present()).length === 0) await releaseSubnet(rules);

@@ -240,7 +240,6 @@ function hashOf(request: CreateVmRequest): string {
 }
 
 async function endVm(driver: VmDriver, deleteVm: boolean): Promise<Vm> {
-  await driver.idle();
   const { state } = driver.vm;
   if (state !== "stopped" && state !== "failed" && state !== "deleting") {
     await driver.request("shutdown").catch((error: unknown) => {

@@ -35,6 +35,7 @@ import { MetalService } from "./service.ts";
 
 const logPassMs = 250;
 const leasePassMs = leaseMs / 3;
+const rulesPassMs = 30_000;
 /** For callers that name no deadline: two boots on a slow host, or the longest grace of a program. */
 const verbTimeoutMs = 15 * 60_000;
 /** For a single request to a hypervisor process. */
@@ -225,6 +226,7 @@ async function openGround(
   const { instanceId, store, log, stack } = deps;
   const resolvers = config.resolvers ?? (await hostResolvers());
   const opened = stack.use(await openNetworks({ instanceId, configured: config.subnet, resolvers, store, log }));
+  stack.use(everyMs(rulesPassMs, () => opened.refresh(), { name: "network rules", log }));
   const cgroups = stack.adopt(await LinuxCgroups.open(instanceId), (groups) => groups.close());
   return {
     hypervisor: new QemuHypervisor(),

@@ -261,9 +261,45 @@ test("drains: every VM ends, new ones are refused, host parts go, and with delet
   assert.equal((await operator.getHost({})).draining, true);
   const left = await bed.leftovers();
   assert.deepEqual([left["networks"], left["cgroups"]], [[], []]);
+  // What a drain gave back is made again.
+  assert.equal(stateName(await bed.client().bootVm({ tenantId: bed.tenantId, vmId: ids[0] ?? "" })), "RUNNING");
+  assert.equal((await bed.networks.present()).length, 1);
   const deleted = await Array.fromAsync(operator.drainHost({ deleteVms: true }));
   assert.deepEqual(deleted.map(stateName), ["DELETED", "DELETED", "DELETED"]);
   assert.deepEqual(await bed.leftovers(), nothing);
+});
+
+test("leases are renewed, and taken anew where they were forgotten", async (t) => {
+  const bed = await MetalBed.open(t);
+  const { vmId } = await bed.createAndBoot();
+  const before = bed.assets.leases.get(vmId);
+  const signal = new AbortController().signal;
+  await bed.run.service.renewLeases(signal);
+  assert.equal(bed.assets.leases.get(vmId), before);
+  bed.assets.leases.clear();
+  await bed.run.service.renewLeases(signal);
+  assert.notEqual(bed.assets.leases.get(vmId), undefined);
+  await bed.client().deleteVm({ tenantId: bed.tenantId, vmId });
+  assert.deepEqual(await bed.leftovers(), nothing);
+});
+
+test("lists page by page, newest first", async (t) => {
+  const bed = await MetalBed.open(t);
+  const made: string[] = [];
+  for (let i = 0; i < 5; i++) {
+    const wish = bed.wish();
+    await bed.client().createVm(wish);
+    made.unshift(wish.vmId);
+  }
+  const seen: string[] = [];
+  for (let pageToken = ""; ; ) {
+    const page = await bed.client().listVms({ tenantId: bed.tenantId, pageSize: 2, pageToken });
+    seen.push(...page.vms.map((vm) => vm.vmId));
+    pageToken = page.nextPageToken;
+    if (pageToken === "") break;
+  }
+  assert.deepEqual(seen, made);
+  await assert.rejects(bed.client().listVms({ tenantId: bed.tenantId, pageToken: "x" }), refused("INVALID_REQUEST"));
 });
 
 test("the environment is in no log line", async (t) => {

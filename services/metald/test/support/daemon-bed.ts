@@ -52,20 +52,26 @@ export class DaemonBed {
   #daemon: ChildProcess | undefined;
   readonly logLines: string[] = [];
 
-  private constructor(dir: string) {
+  readonly #hypervisor: "qemu" | "memory";
+
+  private constructor(dir: string, hypervisor: "qemu" | "memory") {
     this.dir = dir;
+    this.#hypervisor = hypervisor;
     this.#authority = Authority.open(join(dir, "ca"), { commonName: "Test" });
     this.#stack.defer(() => rm(dir, { recursive: true, force: true }));
   }
 
-  static async open(t: { after(fn: () => Promise<void>): void }): Promise<DaemonBed> {
-    const bed = new DaemonBed(await mkdtemp(join(tmpdir(), "metald-real-")));
+  static async open(
+    t: { after(fn: () => Promise<void>): void },
+    hypervisor: "qemu" | "memory" = "qemu",
+  ): Promise<DaemonBed> {
+    const bed = new DaemonBed(await mkdtemp(join(tmpdir(), "metald-real-")), hypervisor);
     t.after(async () => {
       await bed.stop();
       await bed.#stack.disposeAsync();
     });
     chmodSync(bed.dir, 0o700); // as closed as an operator's home
-    await bed.#makeRootfs();
+    if (hypervisor === "qemu") await bed.#makeRootfs();
     for (const [name, routes] of Object.entries({ assetmanagerd: bed.assets.routes, billaged: bed.billaged.routes })) {
       const log = createLogger({ write: (line) => void bed.logLines.push(line) });
       const server = await listenRpc({
@@ -94,6 +100,7 @@ export class DaemonBed {
       UNKEY_METALD_ADDRESS_FILE: this.#addressFile,
       UNKEY_METALD_LISTEN_PORT: "0",
       UNKEY_METALD_HEALTH_PORT: "0",
+      UNKEY_METALD_HYPERVISOR: this.#hypervisor,
       UNKEY_METALD_BOOT_TIMEOUT: "60s",
       UNKEY_METALD_LOG_LEVEL: "debug",
     };
