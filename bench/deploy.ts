@@ -38,7 +38,7 @@ async function deploySeconds(platform: DevPlatform, app: string, image: string):
     if (performance.now() - startMs > 60_000) throw new Error(`${app} did not serve within a minute`);
     const answer = await platform.get(ingress).catch(() => undefined); // no certificate before the app is known
     if (answer?.status === 200) break;
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await new Promise((resolve) => setTimeout(resolve, 50));
   }
   const seconds = (performance.now() - startMs) / 1000;
   await platform.unkey(["delete", app, "--yes"]);

@@ -169,7 +169,8 @@ export class DevPlatform implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const down = await this.tryUnkey(["dev", "down", "--delete-vms"]);
     if (down.status !== 0) throw new Error(`the platform could not be taken down: ${down.stderr}`);
-    await rm(this.#scratch, { recursive: true, force: true });
+    // The supervisor, which has nothing left to supervise, may still be writing its compile cache as it exits.
+    await rm(this.#scratch, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   }
 }
 
