@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { readFileSync, statSync } from "node:fs";
 import { after, before, suite, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
+import { isServiceError } from "@unkey/base";
 import { type VmRecord, type VmSpec, vmFiles } from "./hypervisor.ts";
 import { isSameProcess } from "./process-identity.ts";
 import { openQemuFixture, type QemuFixture, qemuSkipReason } from "./qemu-test-host.ts";
@@ -94,6 +95,18 @@ suite("a VM and the death of others", skip === undefined ? {} : { skip }, () => 
       assert.deepEqual(vm.end, { by: "monitor", reason: "process-died" });
       assert.equal(vm.guest.exited, undefined);
     }
+  });
+
+  test("a monitor has one owner: a second is told that somebody else holds it", async () => {
+    const signal = patience();
+    await using vm = await fixture.hypervisor.create(await fixture.newShellSpec(""), signal);
+    await assert.rejects(fixture.hypervisor.attach(vm.record, signal), (error) => {
+      assert.ok(isServiceError(error, "VMM_UNAVAILABLE"));
+      assert.match(error.message, /serves another client/);
+      return true;
+    });
+    assert.equal(vm.state, "created");
+    await vm.destroy(signal);
   });
 
   test("a record of another boot or of a reused pid names no VM", async () => {

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
-import { readFileSync, statSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { after, before, suite, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { mib } from "@unkey/base";
@@ -76,6 +78,7 @@ suite("a guest under QEMU", skip === undefined ? {} : { skip }, () => {
       "mount | cut -d' ' -f1,3,5 | sort; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; ulimit -n",
       "touch /dev/shm/a /tmp/b && echo writable; touch /c; stat -Lc %a /tmp /dev/null /dev/ptmx",
       "cat /proc/self/oom_score_adj; umask; ls /dev/.unkey/layers/upper",
+      "(true &); (true &); usleep 500000; grep -h '^State:.*Z' /proc/[0-9]*/status; echo orphans reaped",
       "exec ls -l /proc/self/fd", // its own descriptor 3 and no other but stdio
     ].join("\n");
     const app = {
@@ -112,7 +115,38 @@ suite("a guest under QEMU", skip === undefined ? {} : { skip }, () => {
     assert.match(text, /touch: \/c: Permission denied/);
     assert.match(text, /^1777\n666\n666$/m);
     assert.match(text, /^0\n0022$/m);
+    assert.match(text, /^orphans reaped$/m);
+    assert.ok(!/^State:/m.test(text));
     assert.deepEqual(text.match(/\d+ (?=-> )/g), ["0 ", "1 ", "2 "]);
+  });
+
+  test("a shutdown that is asked for while the guest boots is not lost", async () => {
+    const spec = await fixture.newShellSpec("trap 'exit 0' TERM; while :; do sleep 1 & wait; done");
+    await withBooted(spec, async (vm, signal) => {
+      await vm.requestShutdown({ graceMs: 30_000 }, signal);
+      await untilVm(vm, isOver, signal);
+      assert.equal(vm.guest.stopping, true);
+      assert.notEqual(vm.guest.exited, undefined);
+      assert.equal(vm.end?.by, "guest");
+    });
+  });
+
+  test("a root file system may be ext4 as well as EROFS; anything else is a failed boot with its reason", async () => {
+    const spec = await fixture.newShellSpec("cat /proc/mounts");
+    const ext4 = join(spec.dir, "base.ext4");
+    const tree = join(dirname(spec.dir), "tree");
+    writeFileSync(ext4, "");
+    truncateSync(ext4, 16 * mib);
+    execFileSync("mkfs.ext4", ["-q", "-d", tree, ext4], { env: { PATH: "/usr/sbin:/sbin:/usr/bin:/bin" } });
+    const output = await outputOf({ ...spec, drives: { ...spec.drives, basePath: ext4 } });
+    assert.match(output.toString(), /layers\/base ext4 ro/);
+    writeFileSync(ext4, Buffer.alloc(mib, 7));
+    await withBooted({ ...spec, drives: { ...spec.drives, basePath: ext4 } }, async (vm, signal) => {
+      await untilVm(vm, isOver, signal);
+      assert.equal(vm.guest.failed?.step, "base");
+      assert.match(vm.guest.failed.reason, /mount.*failed/);
+    });
+    assert.match(readFileSync(vmFiles(spec.dir).consoleLog, "utf8"), /init: base: mount/);
   });
 
   test("a paused guest is frozen and goes on where it was", async () => {

@@ -99,7 +99,7 @@ export class QemuHypervisor implements Hypervisor {
       return await QemuVm.open(process, signal);
     } catch (error) {
       signal.throwIfAborted();
-      if (await process.isGoneSoon()) return QemuVm.remains(process);
+      if (await process.isGoneWithin()) return QemuVm.remains(process);
       throw error;
     }
   }

@@ -6,6 +6,7 @@ import { after, before, suite, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { isServiceError } from "@unkey/base";
 import type { VmSpec } from "./hypervisor.ts";
+import { QemuHypervisor } from "./qemu-hypervisor.ts";
 import { openQemuFixture, type QemuFixture, qemuSkipReason } from "./qemu-test-host.ts";
 import { untilVm } from "./until.ts";
 
@@ -30,6 +31,13 @@ suite("launching QEMU", skip === undefined ? {} : { skip }, () => {
     if (result.accelerator === "kvm") assert.equal(result.fallbackReason, undefined);
     else assert.match(result.fallbackReason ?? "", /KVM|kvm/);
     assert.deepEqual(readdirSync(spec.dir), before);
+  });
+
+  test("a host without QEMU is told so", async () => {
+    const spec = await fixture.newShellSpec("");
+    const missing = new QemuHypervisor({ program: "/nonexistent/qemu" });
+    await assert.rejects(missing.probe(spec, patience()), (error) => isServiceError(error, "HYPERVISOR_UNAVAILABLE"));
+    await assert.rejects(missing.create(spec, patience()), (error) => isServiceError(error, "VM_LAUNCH_FAILED"));
   });
 
   test("a monitor that cannot start says why and leaves no process", async () => {

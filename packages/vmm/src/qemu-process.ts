@@ -6,9 +6,9 @@ import type { VmRecord } from "./hypervisor.ts";
 import { identifyProcess, isSameProcess } from "./process-identity.ts";
 
 const lastWordsBytes = 2000;
-/** A process that closed its socket or got SIGKILL is gone within this unless the kernel itself is stuck. */
-const exitPatienceMs = 5000;
 const exitCheckMs = 20;
+/** A monitor's sockets close this long before the process is gone, at most. */
+const hangUpPatienceMs = 1000;
 
 /**
  * The operating-system side of one monitor: ours as a child, or adopted after the process that started it died. It belongs
@@ -42,9 +42,9 @@ export class QemuProcess {
     }
   }
 
-  /** True once the process is gone, false when it is still there after a few seconds. Meant for one that is about to end. */
-  async isGoneSoon(): Promise<boolean> {
-    for (let waitedMs = 0; waitedMs < exitPatienceMs; waitedMs += exitCheckMs) {
+  /** True as soon as the process is gone, false when it is still there after `ms`. Meant for one that is about to end. */
+  async isGoneWithin(ms = hangUpPatienceMs): Promise<boolean> {
+    for (let waitedMs = 0; waitedMs < ms; waitedMs += exitCheckMs) {
       if (!this.isAlive) return true;
       await delay(exitCheckMs);
     }

@@ -14,6 +14,8 @@ import { VmStatus } from "./vm-status.ts";
 
 /** How long a monitor may take to quit by itself before it is killed. */
 const quitPatienceMs = 2000;
+/** The kernel takes back a killed monitor's memory within this. */
+const killPatienceMs = 10_000;
 
 /**
  * One QEMU process. Its state comes from QMP's events, checked against `query-status` at each (re)connect; what the guest
@@ -119,7 +121,7 @@ export class QemuVm implements VmProcess {
       await untilVm(this, () => this.#isGone, patience);
     } catch {
       this.#process.kill(); // it does not listen, or is on its way
-      if (await this.#process.isGoneSoon()) this.#gone();
+      if (await this.#process.isGoneWithin(killPatienceMs)) this.#gone();
     }
     if (!this.#isGone) throw new ServiceError("VMM_UNAVAILABLE", "the monitor process survives SIGKILL");
   }
@@ -153,7 +155,7 @@ export class QemuVm implements VmProcess {
       return await client.execute(command, {}, signal);
     } catch (error) {
       // The connection breaks a moment before the process is gone: find out which of the two it is.
-      if (isServiceError(error, "VMM_UNAVAILABLE") && this.#qmp === undefined && (await this.#process.isGoneSoon())) {
+      if (isServiceError(error, "VMM_UNAVAILABLE") && this.#qmp === undefined && (await this.#process.isGoneWithin())) {
         this.#gone();
         this.#status.demandProcess();
       }
@@ -164,7 +166,7 @@ export class QemuVm implements VmProcess {
   async #lostMonitor(client: QmpClient): Promise<void> {
     if (this.#qmp === client) this.#qmp = undefined;
     if (this.#isDisposed) return;
-    if (await this.#process.isGoneSoon()) return this.#gone();
+    if (await this.#process.isGoneWithin()) return this.#gone();
     // Alive without its socket: without a connection its end would go unnoticed.
     if (!this.#isDisposed && this.#qmp === undefined)
       await this.#connect(AbortSignal.timeout(quitPatienceMs)).catch(() => undefined);
