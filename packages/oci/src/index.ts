@@ -19,5 +19,5 @@ export { LayoutImage } from "./layout/layout-image.ts";
 export { formatPlatform, hostPlatform, type Platform } from "./platform.ts";
 export { formatImageReference, type ImageReference, parseImageReference } from "./reference.ts";
 export { type ImageOptions, RegistryClient, type RegistryClientOptions } from "./registry/registry-client.ts";
-export { isLoopback, type RegistryCredentials } from "./registry/registry-session.ts";
+export type { RegistryCredentials } from "./registry/token.ts";
 export { type RootfsFacts, rootfsObstacles, type WriteRootfsOptions, writeRootfs } from "./write-rootfs.ts";

@@ -7,8 +7,10 @@ import type { FetchedDocument, FetchOptions, ImageSource } from "../image-source
 import { checkBytes } from "../layer/limits.ts";
 import { formatImageReference, type ImageReference } from "../reference.ts";
 import { collectVerified, writeVerified } from "../verified-file.ts";
-import { isLoopback, type RegistryCredentials, RegistrySession } from "./registry-session.ts";
+import { RegistrySession } from "./registry-session.ts";
 import { withRetries } from "./retry.ts";
+import type { RegistryCredentials } from "./token.ts";
+import { isLoopback } from "./transport.ts";
 
 export interface RegistryClientOptions {
   /** `host[:port]` of registries, beside loopback ones, that may be spoken to without TLS. */

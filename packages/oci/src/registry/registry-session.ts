@@ -1,13 +1,9 @@
-import { isIP } from "node:net";
 import { type Clock, ServiceError } from "@unkey/base";
 import { type Dispatcher, request } from "undici";
 import { parseChallenges } from "./challenge.ts";
 import { Retryable, retryAfterMs } from "./retry.ts";
-
-export interface RegistryCredentials {
-  readonly username: string;
-  readonly password: string;
-}
+import { authorization, basicToken, type RegistryCredentials, readToken, type Token } from "./token.ts";
+import { errorCode, isLasting, isTransportCode, speaksNoTls } from "./transport.ts";
 
 export interface SessionOptions {
   /** Host and port as in an image's name. */
@@ -24,16 +20,6 @@ export interface SessionOptions {
 const apiHosts: Readonly<Record<string, string>> = { "docker.io": "registry-1.docker.io" };
 const maxRedirects = 5;
 const maxTokenBytes = 256 * 1024;
-/** A token without a stated life has 60 s (distribution's token specification); renewed this much early. */
-const defaultTokenMs = 60_000;
-const tokenMarginMs = 5_000;
-
-interface Token {
-  readonly authorization: string;
-  /** Told apart in errors: a registry that refuses a fresh bearer token denies access, not the password. */
-  readonly scheme: "basic" | "bearer";
-  readonly expiresAtMs: number;
-}
 
 /**
  * Authenticated reads from one repository (https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md and
@@ -174,11 +160,7 @@ export class RegistrySession {
       }
       if (credentials === undefined) throw this.#credentialsRequired();
       if (refused !== undefined) throw this.#credentialsRejected();
-      this.#token = Promise.resolve({
-        authorization: basic(credentials),
-        scheme: "basic",
-        expiresAtMs: Number.POSITIVE_INFINITY,
-      });
+      this.#token = Promise.resolve(basicToken(credentials));
       return this.#token;
     }
     const held = await this.#heldToken();
@@ -200,11 +182,8 @@ export class RegistrySession {
     this.#checkTransport(url, "takes logins at");
     if (parameters["service"] !== undefined) url.searchParams.set("service", parameters["service"]);
     url.searchParams.set("scope", `repository:${repository}:pull`); // never more than is needed, whatever was offered
-    const response = await this.#send(
-      url,
-      credentials === undefined ? {} : { authorization: basic(credentials) },
-      signal,
-    );
+    const login = credentials === undefined ? undefined : basicToken(credentials);
+    const response = await this.#send(url, authorization(login), signal);
     if (response.statusCode !== 200) {
       const retryAfter = retryAfterMs(response.headers["retry-after"], clock.nowMs());
       await response.body.dump();
@@ -214,26 +193,9 @@ export class RegistrySession {
       throw this.#failure(response.statusCode, "the token server", undefined, retryAfter);
     }
     const body = await this.#boundedText(response, maxTokenBytes);
-    const { token, lifeMs } = this.#readToken(body);
-    return {
-      authorization: `Bearer ${token}`,
-      scheme: "bearer",
-      expiresAtMs: clock.nowMs() + Math.max(0, lifeMs - tokenMarginMs),
-    };
-  }
-
-  #readToken(body: string): { token: string; lifeMs: number } {
-    let json: unknown;
-    try {
-      json = JSON.parse(body);
-    } catch {
-      json = undefined;
-    }
-    const fields: Readonly<Record<string, unknown>> = typeof json === "object" && json !== null ? { ...json } : {};
-    const token = fields["token"] ?? fields["access_token"];
-    if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token)) throw this.#violation("gives no usable token");
-    const seconds = fields["expires_in"];
-    return { token, lifeMs: typeof seconds === "number" && seconds > 0 ? seconds * 1000 : defaultTokenMs };
+    const token = readToken(body, clock.nowMs());
+    if (token === undefined) throw this.#violation("gives no usable token");
+    return token;
   }
 
   async #boundedText(response: Dispatcher.ResponseData, maxBytes: number): Promise<string> {
@@ -325,34 +287,6 @@ export class RegistrySession {
       `the registry ${this.#options.registry} cannot be reached (${code || "connection failed"})`,
       { cause: error },
     );
-    return /CERT|SELF_SIGNED|ALTNAME|^ENOTFOUND$/.test(code) ? final : new Retryable(final);
+    return isLasting(code) ? final : new Retryable(final);
   }
-}
-
-/** True for `localhost`, 127.0.0.0/8 and ::1: what never leaves the host. */
-export function isLoopback(host: string): boolean {
-  const name = host.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
-  return name === "localhost" || name === "::1" || (isIP(name) === 4 && name.startsWith("127."));
-}
-
-function authorization(token: Token | undefined): Readonly<Record<string, string>> {
-  return token === undefined ? {} : { authorization: token.authorization };
-}
-
-function basic({ username, password }: RegistryCredentials): string {
-  return `Basic ${Buffer.from(`${username}:${password}`, "utf8").toString("base64")}`;
-}
-
-function errorCode(error: unknown): string {
-  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "";
-}
-
-function isTransportCode(code: string): boolean {
-  return /^(UND_ERR_|E(CONN|HOST|NET|PIPE|TIMEDOUT|NOTFOUND|AI_|PROTO|ADDR)|ERR_(SSL|TLS)|HPE_|CERT_|DEPTH_|SELF_|UNABLE_)/.test(
-    code,
-  );
-}
-
-function speaksNoTls(error: unknown): boolean {
-  return /^(EPROTO|ERR_SSL_|ECONNRESET|UND_ERR_SOCKET)/.test(errorCode(error));
 }
