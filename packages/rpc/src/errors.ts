@@ -2,6 +2,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { codeFromString, codeToString } from "@connectrpc/connect/protocol-connect";
 import { ErrorInfoSchema } from "@unkey/api/common";
 import { type ErrorCode, type ErrorReason, errorCatalogue, isServiceError, ServiceError } from "@unkey/base";
+import { explainMalformed } from "./malformed.ts";
 
 /** The error as it crosses the wire: code, message and an `unkey.common.v1.ErrorInfo`; never the cause. */
 export function toConnectError(error: ServiceError): ConnectError {
@@ -20,6 +21,7 @@ export function toServiceError(error: unknown, signal: AbortSignal | undefined, 
   // The protocol layer speaks ConnectError. One from the wire is another service's and must not pass as ours.
   if (error instanceof ConnectError && !error.isWireError) {
     const reason = protocolReasons.get(error.code) ?? malformed(error);
+    if (reason === "MALFORMED_MESSAGE") return new ServiceError(reason, explainMalformed(error.rawMessage));
     if (reason !== undefined) return new ServiceError(reason, error.rawMessage);
   }
   return new ServiceError("INTERNAL", "something broke inside the service", { cause: error, metadata: { requestId } });

@@ -14,6 +14,7 @@ export { openRpcChannel, type RpcChannel, type RpcChannelOptions } from "./chann
 export { toConnectError, toServiceError } from "./errors.ts";
 export { completeError } from "./http-answer.ts";
 export { type InMemoryOptions, inMemoryClient } from "./in-memory.ts";
+export { explainJson, explainJsonSyntax } from "./malformed.ts";
 export { createPipeline, type Pipeline, type PipelineOptions } from "./pipeline.ts";
 export { type MintOptions, mintPrincipal, PrincipalVerifier } from "./principal.ts";
 export { openIdentity, type RpcSettings, readRpcSettings } from "./rpc-settings.ts";

@@ -7,6 +7,7 @@ import {
   ScalarType,
 } from "@bufbuild/protobuf";
 import { ServiceError } from "@unkey/base";
+import { explainJson, explainJsonSyntax } from "@unkey/rpc";
 
 type JsonObject = { [key: string]: JsonValue };
 
@@ -39,7 +40,7 @@ function decode(schema: DescMessage, json: JsonObject): Message {
   try {
     return fromJson(schema, json);
   } catch (cause) {
-    throw malformed(explain(cause instanceof Error ? cause.message : ""));
+    throw malformed(explainJson(cause instanceof Error ? cause.message : ""));
   }
 }
 
@@ -96,25 +97,8 @@ export function parseJson(bytes: Uint8Array): JsonValue {
   try {
     return JSON.parse(text) as JsonValue;
   } catch (cause) {
-    const position = /at position (\d+)/.exec(cause instanceof Error ? cause.message : "")?.[1];
-    throw malformed(
-      position === undefined ? "the body ends before its JSON does" : `the body is not JSON at byte ${position}`,
-    );
+    throw malformed(explainJsonSyntax(cause instanceof Error ? cause.message : "") ?? "the body is not JSON");
   }
-}
-
-/** protobuf-es' own words, without the value. */
-function explain(message: string): string {
-  const [, kind = "", , name = "", rest = ""] =
-    /^cannot decode (message|field|oneof|enum) ([\w.]*\.)?(\w+) from JSON: (.*)$/s.exec(message) ?? [];
-  const unknown = /^key "(.*)" is unknown$/s.exec(rest)?.[1];
-  if (unknown !== undefined) return `the field ${shown(unknown)} is unknown in ${name}`;
-  if (kind === "enum") return `the value is none of ${name}'s names`;
-  if (kind === "oneof") return `only one of ${name}'s fields may be given`;
-  const expected = /(?:list item #\d+: |map entry: )?expected [\w ]+(?:\(\w+\))?/.exec(rest)?.[0];
-  if (kind === "field")
-    return `${name}: ${expected ?? "the value does not fit"}${/out of range/.test(rest) ? ", out of range" : ""}`;
-  return "the body does not fit the method's message";
 }
 
 function shown(name: string): string {
