@@ -1,5 +1,5 @@
 import type { Http2ServerResponse } from "node:http2";
-import type { ConnectError } from "@connectrpc/connect";
+import { Code, type ConnectError } from "@connectrpc/connect";
 import type { UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { codeToHttpStatus, errorFromJsonBytes, errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
 import { findTrailerError, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
@@ -78,7 +78,9 @@ const envelopeHeadBytes = 5;
 /** True when the trailer told of an error without a detail, and has one now. */
 function addDetail(trailer: Headers, complete: (error: unknown) => ConnectError): boolean {
   const error = findTrailerError(trailer);
+  // A call that was withdrawn or too slow needs no detail: nobody reads it, or its code says all.
   if (error === undefined || error.details.length > 0) return false;
+  if (error.code === Code.Canceled || error.code === Code.DeadlineExceeded) return false;
   error.isWireError = false; // as in parse()
   setTrailerStatus(trailer, complete(error));
   return true;
