@@ -1,8 +1,8 @@
-import { constants } from "node:os";
 import { fromBinary } from "@bufbuild/protobuf";
 import { VmSpecSchema } from "@unkey/api/metal";
 import { ServiceError } from "@unkey/base";
 import { renderGuestConfig } from "@unkey/guest";
+import { signalNumber } from "./domain/signals.ts";
 import type { Vm } from "./domain/vm.ts";
 import type { GuestNetworkSettings } from "./ports.ts";
 
@@ -21,17 +21,14 @@ export function guestConfigOf(
       env: process.env.map(({ name, value }) => [name, value] as const),
       workingDir: process.workingDir || "/",
       user: { uid: process.uid, gid: process.gid, supplementaryGids: process.groups },
-      stopSignal: signalNumber(process.stopSignal),
+      stopSignal: stopSignalOf(process.stopSignal),
     },
   });
 }
 
-/** Reads `SIGTERM`, `TERM` or `15`; nothing means SIGTERM. Throws INVALID_REQUEST. */
-function signalNumber(text: string): number {
-  if (text === "") return constants.signals.SIGTERM;
-  const name = text.startsWith("SIG") ? text : `SIG${text}`;
-  const number = /^\d{1,2}$/.test(text) ? Number(text) : (constants.signals as Record<string, number>)[name];
-  if (number === undefined || number < 1 || number > 64) {
+function stopSignalOf(text: string): number {
+  const number = signalNumber(text === "" ? "SIGTERM" : text);
+  if (number === undefined) {
     throw new ServiceError("INVALID_REQUEST", `spec.process.stop_signal: "${text.slice(0, 32)}" is no signal`);
   }
   return number;

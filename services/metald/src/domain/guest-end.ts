@@ -1,15 +1,13 @@
-import { constants } from "node:os";
 import type { GuestReport, VmEnd } from "@unkey/vmm";
+import { signalName } from "./signals.ts";
 import type { Exit, Failure } from "./vm.ts";
-
-const signalNames = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
 
 /** How the program ended, in the guest's words where it had any. */
 export function exitOf(report: GuestReport, end: VmEnd | undefined): Exit {
   const { exited } = report;
   if (exited === undefined) return { unknownBecause: end ? describe(end) : "the VM's process was gone" };
   if ("code" in exited) return { code: exited.code };
-  return { signal: signalNames.get(exited.signal) ?? `SIG${exited.signal}` };
+  return { signal: signalName(exited.signal) };
 }
 
 /** Why a VM that nobody stopped is over, if that is a failure: undefined after a program that ended by itself. */
