@@ -21,7 +21,8 @@ export async function runCli(argv: readonly string[], context: CliContext): Prom
     name: "unkey",
     versionInfo: { currentVersion: version },
     scanner: { caseStyle: "allow-kebab-for-camel", allowArgumentEscapeSequence: true },
-    documentation: { disableAnsiColor: !context.out.color, onlyRequiredInUsageLine: true },
+    // Our failures bring their own colours.
+    documentation: { disableAnsiColor: true, onlyRequiredInUsageLine: true },
     localization: { text: messages(show, argv) },
     determineExitCode: (error) => failureOf(error).exitCode,
   });
@@ -33,7 +34,7 @@ export async function runCli(argv: readonly string[], context: CliContext): Prom
 }
 
 function asStream(terminal: CliContext["out"]) {
-  return { write: (text: string) => terminal.write(text), getColorDepth: () => (terminal.color ? 8 : 1) };
+  return { write: (text: string) => terminal.write(text) };
 }
 
 /** stricli's own codes are negative: a command line that it could not read is wrong usage. */

@@ -1,5 +1,5 @@
 import type { ObservedDaemon, ObservedPlatform } from "../dev/observe.ts";
-import { duration } from "./quantities.ts";
+import { counted, duration } from "./quantities.ts";
 import { renderTable } from "./table.ts";
 import { plain, styled, type Terminal } from "./terminal.ts";
 
@@ -12,8 +12,7 @@ export function renderPlatformStatus(terminal: Terminal, observed: ObservedPlatf
     { title: "STATE" },
     { title: "PID", align: "right" },
     { title: "UP", align: "right" },
-    { title: "RESTARTS", align: "right" },
-    { title: "LISTENS", shrinks: true },
+    { title: "LISTENS" },
   ] as const;
   const rows = observed.daemons.map((daemon) => ({
     cells: [
@@ -21,7 +20,6 @@ export function renderPlatformStatus(terminal: Terminal, observed: ObservedPlatf
       daemon.state,
       String(daemon.pid ?? "-"),
       daemon.uptimeMs === undefined ? "-" : duration(daemon.uptimeMs),
-      String(daemon.restarts),
       Object.entries(daemon.addresses)
         .toSorted(([a], [b]) => endpointOrder.indexOf(a) - endpointOrder.indexOf(b))
         .map(([endpoint, address]) => `${endpoint} ${address}`)
@@ -42,7 +40,9 @@ function notesOf({ name, health, lastExit, restarts }: ObservedDaemon): string[]
   // Layers that are inactive for the same reason share a line.
   const byReason = Map.groupBy(inactive, ([, { detail }]) => detail ?? "");
   return [
-    ...(restarts > 0 && lastExit !== undefined ? [`${name} was restarted; before: ${lastExit}`] : []),
+    ...(restarts > 0 && lastExit !== undefined
+      ? [`${name} was restarted (${counted(restarts, "time")}); before that: ${lastExit}`]
+      : []),
     ...failed.map(([dependency, { error }]) => `${name}: ${dependency}: ${error ?? "does not answer"}`),
     ...[...byReason].map(([reason, layers]) => {
       const names = layers.map(([layer]) => layer).join(", ");
