@@ -10,7 +10,7 @@ export interface BillingDeps {
   readonly inbox: Inbox;
   readonly books: PriceBookStore;
   readonly store: UsageStore;
-  readonly projector: Pick<Projector, "caughtUp" | "projectedSeq">;
+  readonly projector: Pick<Projector, "caughtUp" | "visibleSeq">;
   readonly clock: Clock;
 }
 
@@ -105,7 +105,7 @@ export class Billing {
       appId,
       vmId,
       aliveSinceMs: nowMs - aliveMs,
-      afterSeq: projector.projectedSeq,
+      afterSeq: projector.visibleSeq,
     });
     const limits = [nowMs, period.toMs, openSeriesMs, hostsMs, unprojectedMs];
     return Math.min(...limits.filter((limit) => limit !== undefined));

@@ -1,6 +1,6 @@
 import type { Judgement, SeriesHead } from "./domain/check-window.ts";
 import type { BatchEnvelope, OpenBatch } from "./domain/open-batch.ts";
-import type { Segment } from "./domain/period.ts";
+import type { Resolution, Segment } from "./domain/period.ts";
 import type { PriceBook } from "./domain/price-book.ts";
 import type { SeriesGap } from "./domain/usage-report.ts";
 import type { UsageUnit } from "./domain/usage-unit.ts";
@@ -104,10 +104,13 @@ export interface UsageStore {
   /** Makes what is missing; answers the store's id, which a store that was lost and made anew does not share. */
   prepare(): Promise<string>;
   insertWindows(windows: readonly PricedWindow[], token: string): Promise<void>;
-  /** Makes the rollups of a host's hour anew from its windows. Of two results the one with the higher version stays. */
-  rollUpHour(hostId: string, hourMs: number, version: number): Promise<void>;
-  /** Makes the rollup and the billing records of a host's day anew from its hours. */
-  rollUpDay(hostId: string, dayMs: number, version: number, books: readonly PriceBook[]): Promise<void>;
+  /**
+   * Makes a rollup of a host anew: of one hour from its windows, of one day from its hours. Of two results the one with the
+   * higher version stays.
+   */
+  rollUp(resolution: Resolution, hostId: string, fromMs: number, version: number): Promise<void>;
+  /** Makes the billing records of a host's day anew from its rollup. */
+  recordDay(hostId: string, dayMs: number, version: number, books: readonly PriceBook[]): Promise<void>;
   /** Usage of a tenant in a segment: one unit per series and price book. Throws USAGE_TOO_LARGE. */
   units(query: UsageQuery, segment: Segment): Promise<UsageUnit[]>;
   /** Gaps of the windows that begin in the period, oldest first, at most `limit`. */

@@ -33,6 +33,7 @@ export class Projector implements AsyncDisposable {
   readonly #seconds: Histogram;
   #storeId = "";
   #projectedSeq = 0;
+  #visibleSeq = 0;
   #wake = Promise.withResolvers<void>();
   #moved = Promise.withResolvers<void>();
   #failure: string | undefined;
@@ -56,6 +57,7 @@ export class Projector implements AsyncDisposable {
     const last = await cursor.read();
     if (last.storeId === this.#storeId) {
       this.#projectedSeq = last.seq;
+      this.#visibleSeq = last.seq;
     } else {
       if (last.storeId !== "")
         log.warn("the usage store is a new one; it is made again from the inbox", { to: last.seq });
@@ -64,9 +66,14 @@ export class Projector implements AsyncDisposable {
     this.#running = this.#run();
   }
 
-  /** Entries up to this one are visible to queries. */
+  /** Entries up to this one have become all that is made of them. */
   get projectedSeq(): number {
     return this.#projectedSeq;
+  }
+
+  /** Entries up to this one are in every report. */
+  get visibleSeq(): number {
+    return this.#visibleSeq;
   }
 
   /** Why the last pass failed; undefined when it did not. */
@@ -79,11 +86,11 @@ export class Projector implements AsyncDisposable {
     this.#wake.resolve();
   }
 
-  /** Waits until entry `seq` is visible, at most `ms`; the caller compares `projectedSeq`. */
+  /** Waits until entry `seq` is in every report, at most `ms`; the caller compares `visibleSeq`. */
   async caughtUp(seq: number, ms: number): Promise<void> {
     const late = AbortSignal.timeout(ms);
     const timeout = new Promise<void>((resolve) => late.addEventListener("abort", () => resolve()));
-    while (this.#projectedSeq < seq && !late.aborted) await Promise.race([this.#moved.promise, timeout]);
+    while (this.#visibleSeq < seq && !late.aborted) await Promise.race([this.#moved.promise, timeout]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -125,15 +132,29 @@ export class Projector implements AsyncDisposable {
       for (const { window } of windows) touch(touched, window.hostId, window.startMs);
     }
     // A higher seq has seen more windows, so it is the version by which a rollup replaces the one before.
-    for (const { hostId, hours } of touched.values()) {
-      for (const hourMs of hours) await store.rollUpHour(hostId, hourMs, last.seq);
-      const days = new Set([...hours].map((hourMs) => floorTo(hourMs, resolutionMs["1d"])));
-      for (const dayMs of days) await store.rollUpDay(hostId, dayMs, last.seq, known);
-    }
-    await cursor.write({ storeId: this.#storeId, seq: last.seq });
-    this.#projectedSeq = last.seq;
+    const version = last.seq;
+    const eachHour = async (resolution: "1m" | "5m" | "1h") => {
+      for (const { hostId, hours } of touched.values()) {
+        for (const hourMs of hours) await store.rollUp(resolution, hostId, hourMs, version);
+      }
+    };
+    const eachDay = async (body: (hostId: string, dayMs: number) => Promise<void>) => {
+      for (const { hostId, hours } of touched.values()) {
+        const days = new Set([...hours].map((hourMs) => floorTo(hourMs, resolutionMs["1d"])));
+        for (const dayMs of days) await body(hostId, dayMs);
+      }
+    };
+    await eachHour("1h");
+    await eachDay((hostId, dayMs) => store.rollUp("1d", hostId, dayMs, version));
+    // Reports read windows, hours and days. What nobody waits for comes after.
+    this.#visibleSeq = last.seq;
     this.#moved.resolve();
     this.#moved = Promise.withResolvers();
+    await eachHour("1m");
+    await eachHour("5m");
+    await eachDay((hostId, dayMs) => store.recordDay(hostId, dayMs, version, known));
+    await cursor.write({ storeId: this.#storeId, seq: last.seq });
+    this.#projectedSeq = last.seq;
     this.#seconds.observe(Number(this.#clock.monotonicNs() - startedNs) / 1e9);
     return true;
   }

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { type Clock, systemClock } from "@unkey/base";
 import { type ClickHouse, connectClickHouse, startChdb } from "@unkey/clickhouse";
-import { type DaemonContext, everyMs } from "@unkey/daemon";
+import { type DaemonContext, everyMs, type Logger } from "@unkey/daemon";
 import { listenRpc, openIdentity } from "@unkey/rpc";
 import { openSqlite } from "@unkey/sql";
 import { ClickHouseUsageStore } from "./adapters/clickhouse-usage-store.ts";
@@ -65,10 +65,30 @@ export async function startBillingAggregator(
 async function openClickHouse({ clickHouse, dataDir }: Config, { log, health }: DaemonContext): Promise<ClickHouse> {
   if (clickHouse === undefined) {
     health.layer("clickhouse", { active: true, detail: "chDB in a child process" });
-    return startChdb({ dataDir: join(dataDir, "clickhouse"), log });
+    return startEngine(join(dataDir, "clickhouse"), log);
   }
   health.layer("clickhouse", { active: true, detail: `server at ${clickHouse.url}` });
   return connectClickHouse({ ...clickHouse, password: clickHouse.password.reveal() });
+}
+
+const engineStartMs = 20_000;
+const engineRetryMs = 500;
+
+/**
+ * Starts the engine. That of a predecessor which was killed may still end a query, and holds the folder while it does: so a
+ * start that fails is tried again for a while.
+ */
+async function startEngine(dataDir: string, log: Logger): Promise<ClickHouse> {
+  const deadlineMs = performance.now() + engineStartMs;
+  for (;;) {
+    try {
+      return await startChdb({ dataDir, log });
+    } catch (error) {
+      if (performance.now() > deadlineMs) throw error;
+      log.warn("the engine did not start; it is tried again", { error });
+      await systemClock.sleep(engineRetryMs);
+    }
+  }
 }
 
 /** Between real work the engine sleeps with most of its memory given back; a monitor that polls must not keep it awake. */

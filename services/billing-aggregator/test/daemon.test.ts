@@ -66,9 +66,10 @@ suite("the daemon", { skip: noEngine }, () => {
     assert.match(daemon.metrics.render(), /unkey_billing_batches_total\{outcome="accepted"\} 2/);
 
     const ended = stream.next();
-    assert.equal(await daemon.stop(), true);
+    const stopped = daemon.stop();
     assert.equal((await ended).done, true); // in order, not cut off
     endless.resolve();
+    assert.equal(await stopped, true);
     assert.deepEqual(
       lines.filter((line) => line.includes('"level":"error"')),
       [],

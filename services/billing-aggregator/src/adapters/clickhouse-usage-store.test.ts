@@ -38,9 +38,14 @@ suite("the usage store in ClickHouse", { skip: noEngine }, () => {
   const rollUp = async (windows: readonly UsageWindow[], version: number) => {
     const hostId = windows[0]?.hostId ?? "";
     const hours = new Set(windows.map(({ startMs }) => Math.floor(startMs / hourMs) * hourMs));
-    for (const hour of hours) await store.rollUpHour(hostId, hour, version);
+    for (const hour of hours) {
+      for (const resolution of ["1m", "5m", "1h"] as const) await store.rollUp(resolution, hostId, hour, version);
+    }
     const days = new Set([...hours].map((hour) => Math.floor(hour / dayMs) * dayMs));
-    for (const day of days) await store.rollUpDay(hostId, day, version, [book]);
+    for (const day of days) {
+      await store.rollUp("1d", hostId, day, version);
+      await store.recordDay(hostId, day, version, [book]);
+    }
   };
   const queryOf = ({ tenantId }: Pick<UsageWindow, "tenantId">) => ({ tenantId, appId: "", vmId: "" });
   const unitsOf = (windows: readonly UsageWindow[], source: "window" | "1h" | "1d") =>
@@ -255,8 +260,9 @@ suite("the usage store in ClickHouse", { skip: noEngine }, () => {
       ],
       "books",
     );
-    await store.rollUpHour(first.hostId, todayMs, 1);
-    await store.rollUpDay(first.hostId, todayMs, 1, [book, dearer]);
+    await store.rollUp("1h", first.hostId, todayMs, 1);
+    await store.rollUp("1d", first.hostId, todayMs, 1);
+    await store.recordDay(first.hostId, todayMs, 1, [book, dearer]);
     const rows = await clickHouse.query(
       `SELECT meter, quantity, unit, price_amount, price_per, currency, exponent, price_book_hash FROM billing_record FINAL
        WHERE tenant_id = {tenant:String} AND (meter = 'cpu_time' OR quantity > 0) ORDER BY quantity`,

@@ -41,15 +41,11 @@ export class ClickHouseUsageStore implements UsageStore {
     }
   }
 
-  async rollUpHour(hostId: string, hourMs: number, version: number): Promise<void> {
-    for (const resolution of ["1m", "5m", "1h"] as const) await this.#rollUp(resolution, hostId, hourMs, version);
-  }
-
-  async rollUpDay(hostId: string, dayMs: number, version: number, books: readonly PriceBook[]): Promise<void> {
-    await this.#rollUp("1d", hostId, dayMs, version);
+  async recordDay(hostId: string, dayMs: number, version: number, books: readonly PriceBook[]): Promise<void> {
     const period = { fromMs: dayMs, toMs: dayMs + resolutionMs["1d"] };
     const rows = await this.#query<UnitRow & { tenant_id: string }>(
-      `SELECT *, ${startMs} FROM ${rollupTable("1d")} AS w FINAL WHERE w.host_id = {host:String} AND ${within}`,
+      `SELECT * FROM ${rollupTable("1d")} AS w FINAL WHERE w.host_id = {host:String} AND ${within}
+       SETTINGS ${finalByPartition}`,
       { host: hostId, ...bounds(period) },
     );
     const records = rows.flatMap((row) => billingRows(row, dayMs, version, books));
@@ -58,7 +54,7 @@ export class ClickHouseUsageStore implements UsageStore {
     }
   }
 
-  async #rollUp(resolution: Resolution, hostId: string, fromMs: number, version: number): Promise<void> {
+  async rollUp(resolution: Resolution, hostId: string, fromMs: number, version: number): Promise<void> {
     const daily = resolution === "1d";
     const fold = foldSql({
       table: daily ? rollupTable("1h") : windowTable,
