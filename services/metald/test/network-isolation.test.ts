@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { runCommand } from "../src/adapters/run-command.ts";
-import { hostNetworkSkip } from "../src/adapters/skip-reasons.ts";
+import { hostNetworkSkip } from "./support/skip-reasons.ts";
 
 test("a guest reaches the internet and nothing near it; only the host reaches a guest", {
   skip: hostNetworkSkip(),

@@ -6,9 +6,9 @@ import { mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { hostNetworkSkip } from "../../test/support/skip-reasons.ts";
 import { LinuxCounters } from "./host-counters.ts";
 import { runCommand } from "./run-command.ts";
-import { hostNetworkSkip } from "./skip-reasons.ts";
 
 test("reads both kinds of cpu file, memory and allocated blocks; what is not there is NaN, not 0", async (t) => {
   const dir = await mkdtemp(join(tmpdir(), "metald-counters-"));

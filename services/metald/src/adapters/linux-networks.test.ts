@@ -2,13 +2,13 @@ import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { after, before, test } from "node:test";
+import { hostNetworkSkip } from "../../test/support/skip-reasons.ts";
 import type { HostRules } from "../domain/network-rules.ts";
 import { hostTableName } from "../domain/network-rules.ts";
 import { type Instance, slotIdentity } from "../domain/slot-identity.ts";
 import { candidateSubnets, firstSlot, formatSubnet } from "../domain/subnet.ts";
 import { claimSubnet, isTaken, LinuxNetworks, releaseSubnet, routedSubnets } from "./linux-networks.ts";
 import { runCommand } from "./run-command.ts";
-import { hostNetworkSkip } from "./skip-reasons.ts";
 
 const skip = hostNetworkSkip();
 

@@ -4,7 +4,8 @@ import type { Exit, Failure } from "./vm.ts";
 
 /** How the program ended, in the guest's words where it had any. */
 export function exitOf(report: GuestReport, end: VmEnd | undefined): Exit {
-  const { exited } = report;
+  const { exited, failed } = report;
+  if (exited === undefined && failed) return { unknownBecause: "the program never started" };
   if (exited === undefined) return { unknownBecause: end ? describe(end) : "the VM's process was gone" };
   if ("code" in exited) return { code: exited.code };
   return { signal: signalName(exited.signal) };

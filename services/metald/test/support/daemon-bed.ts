@@ -11,9 +11,9 @@ import { newId, type TenantId } from "@unkey/base";
 import { createLogger, Metrics } from "@unkey/daemon";
 import { Authority, ensureIdentity, IdentitySource } from "@unkey/pki";
 import { callOptions, listenRpc, mintPrincipal, openRpcChannel } from "@unkey/rpc";
-import { hostNetworkSkip } from "../../src/adapters/skip-reasons.ts";
 import { FakeAssets, FakeBillaged } from "./fake-peers.ts";
 import { eventually } from "./metal-bed.ts";
+import { hostNetworkSkip } from "./skip-reasons.ts";
 
 const run = promisify(execFile);
 
