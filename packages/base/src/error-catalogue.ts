@@ -175,8 +175,8 @@ export const errorCatalogue = {
     nextStep: "Check that the address is an OCI registry; report the message to its operator.",
   },
   IMAGE_DIGEST_MISMATCH: {
-    code: "data_loss",
-    nextStep: "Push the image again: what is stored does not match its digest.",
+    code: "invalid_argument",
+    nextStep: "Push or save the image again: its content does not match its digest.",
   },
   IMAGE_PLATFORM_UNAVAILABLE: {
     code: "failed_precondition",

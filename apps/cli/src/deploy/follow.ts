@@ -77,7 +77,8 @@ export function deploymentFailure(deployment: Deployment): CliFailure {
   }
   const exit = exitText(failure?.exit);
   const what = `${failure?.step ?? "deployment"} failed: ${plain(failure?.message ?? "no reason was given")}`;
-  return new CliFailure(exit === "" ? what : `${what.replace(/[.]$/, "")} (${exit})`, {
+  // The gateway's sentence may name it already.
+  return new CliFailure(what.includes(exit) ? what : `${what.replace(/[.]$/, "")} (${exit})`, {
     nextStep: plain(failure?.nextStep ?? "") || `Look at \`unkey deployments show ${deploymentId}\`.`,
     ...(failure === undefined ? {} : { reason: failure.reason }),
     evidence: (failure?.lastLines ?? []).map(plain),

@@ -103,7 +103,7 @@ export class AppObserver {
 function describeExit(exit: ExitStatus | undefined): string {
   switch (exit?.outcome.case) {
     case "code":
-      return `exit status ${exit.outcome.value}`;
+      return `exit code ${exit.outcome.value}`;
     case "signal":
       return `ended by ${exit.outcome.value}`;
     case "unknownBecause":
