@@ -57,11 +57,12 @@ test("killed with SIGKILL again and again, gatewayd goes on where it was", async
   const env = around.env({ ADDRESS_FILE: file });
   let child = launch(env);
   const kills: string[] = [];
-  /** Kills the daemon at the first pass through a point of the surroundings. */
+  /** Kills the daemon at the first pass through a point of the surroundings; thrown before an effect, it prevents that. */
   const killOnce = (name: string) => {
     if (kills.includes(name) || child.process.killed) return;
     kills.push(name);
     child.process.kill("SIGKILL");
+    throw new Error("nobody hears the answer");
   };
   around.builderd.before = (method) => {
     if (method === "watchBuild") killOnce("while it builds");
