@@ -8,7 +8,7 @@ const steps: readonly { name: string; command: readonly [string, ...string[]] }[
   { name: "contract lint", command: ["buf", "lint", "--path", "proto/unkey"] },
   { name: "types", command: ["tsc"] },
   { name: "lint", command: ["oxlint", "--type-aware"] },
-  { name: "format", command: ["biome", "ci", "."] },
+  { name: "format", command: ["biome", "ci", "--colors=off", "."] },
   { name: "unused exports, files and dependencies", command: ["knip"] },
   { name: "import direction", command: ["node", "--test", "tests/repo/*.test.ts"] },
   { name: "lock file is complete", command: ["node", "scripts/complete-lock.ts", "--check"] },

@@ -6,7 +6,7 @@ import { after, before, suite, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { mib } from "@unkey/base";
 import { type VmProcess, type VmSpec, vmFiles } from "./hypervisor.ts";
-import { openQemuFixture, type QemuFixture, qemuSkipReason } from "./qemu-test-host.ts";
+import { openQemuFixture, type QemuFixture, qemuSkipReason } from "./testing/qemu-test-host.ts";
 import { untilVm } from "./until.ts";
 
 const skip = qemuSkipReason();

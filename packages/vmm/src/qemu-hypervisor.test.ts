@@ -1,4 +1,4 @@
 import { hypervisorContract } from "./hypervisor.contract.ts";
-import { openQemuFixture, qemuSkipReason } from "./qemu-test-host.ts";
+import { openQemuFixture, qemuSkipReason } from "./testing/qemu-test-host.ts";
 
 hypervisorContract("qemu", qemuSkipReason(), openQemuFixture);

@@ -7,7 +7,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { isServiceError } from "@unkey/base";
 import type { VmSpec } from "./hypervisor.ts";
 import { QemuHypervisor } from "./qemu-hypervisor.ts";
-import { openQemuFixture, type QemuFixture, qemuSkipReason } from "./qemu-test-host.ts";
+import { openQemuFixture, type QemuFixture, qemuSkipReason } from "./testing/qemu-test-host.ts";
 import { untilVm } from "./until.ts";
 
 const skip = qemuSkipReason();

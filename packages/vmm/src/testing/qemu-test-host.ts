@@ -6,12 +6,12 @@ import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gib, mib } from "@unkey/base";
 import { ensureGuestAssets, type GuestApp, type GuestSpec, renderGuestConfig } from "@unkey/guest";
-import type { AppBehaviour, HypervisorFixture } from "./hypervisor.contract.ts";
-import type { VmSpec } from "./hypervisor.ts";
-import { QemuHypervisor } from "./qemu-hypervisor.ts";
+import type { AppBehaviour, HypervisorFixture } from "../hypervisor.contract.ts";
+import type { VmSpec } from "../hypervisor.ts";
+import { QemuHypervisor } from "../qemu-hypervisor.ts";
 
 /** Kept between runs: the kernel is a download. */
-const cacheDir = fileURLToPath(new URL("../../../node_modules/.cache/unkey-guest", import.meta.url));
+const cacheDir = fileURLToPath(new URL("../../../../node_modules/.cache/unkey-guest", import.meta.url));
 const programs = [
   "qemu-system-x86_64",
   "mkfs.erofs",
