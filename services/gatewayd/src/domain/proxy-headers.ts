@@ -15,8 +15,11 @@ const hopByHop = new Set([
   "expect",
 ]);
 
-/** Fields that only the gateway may set: an app believes them. */
-const gatewayOwn = /^(?:x-forwarded-.*|forwarded|x-real-ip|x-unkey-.*|unkey-.*)$/;
+/**
+ * Fields that only the gateway may set: an app believes them. Apps that are handed fields as variables (RFC 3875 §4.1.18)
+ * cannot tell `-` from `_`, and take a field `proxy` for the setting HTTP_PROXY (https://httpoxy.org/).
+ */
+const gatewayOwn = /^(?:x[-_]forwarded[-_].*|forwarded|x[-_]real[-_]ip|x[-_]unkey[-_].*|unkey[-_].*|proxy)$/;
 
 export interface ClientFacts {
   readonly address: string;
