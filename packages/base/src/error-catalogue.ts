@@ -165,6 +165,11 @@ export const errorCatalogue = {
     code: "failed_precondition",
     nextStep: "Give the registry TLS, or list its host in UNKEY_BUILDERD_PLAIN_HTTP_REGISTRIES.",
   },
+  REGISTRY_ADDRESS_REFUSED: {
+    code: "permission_denied",
+    nextStep:
+      "Name a registry on builderd's own host as localhost, or list it in UNKEY_BUILDERD_PLAIN_HTTP_REGISTRIES.",
+  },
   REGISTRY_UNAVAILABLE: { code: "unavailable", nextStep: "Check that the registry can be reached, then try again." },
   REGISTRY_RATE_LIMITED: {
     code: "resource_exhausted",

@@ -5,7 +5,7 @@ import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
+import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type Clock, type ErrorReason, isServiceError, systemClock } from "@unkey/base";
@@ -16,6 +16,7 @@ import { resolveImage, resolveManifest } from "../image-source.ts";
 import { defaultImageLimits } from "../layer/limits.ts";
 import { hostPlatform } from "../platform.ts";
 import { parseImageReference } from "../reference.ts";
+import { isDenied } from "./address-guard.ts";
 import { type ImageOptions, RegistryClient } from "./registry-client.ts";
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void;
@@ -57,18 +58,22 @@ interface Seen {
   readonly authorization: string | undefined;
 }
 
-async function listen(context: TestContext, handler: Handler): Promise<{ host: string; seen: Seen[] }> {
+async function listen(
+  context: TestContext,
+  handler: Handler,
+  address = "127.0.0.1",
+): Promise<{ host: string; seen: Seen[] }> {
   const seen: Seen[] = [];
   const server = createServer((request, response) => {
     seen.push({ url: request.url ?? "", authorization: request.headers.authorization });
     handler(request, response);
   });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  await new Promise<void>((resolve) => server.listen(0, address, resolve));
   context.after(() => {
     server.closeAllConnections();
     server.close();
   });
-  return { host: `127.0.0.1:${(server.address() as AddressInfo).port}`, seen };
+  return { host: `${address}:${(server.address() as AddressInfo).port}`, seen };
 }
 
 /** Time that passes only when somebody sleeps. */
@@ -241,6 +246,56 @@ for (const [name, location, reason, words] of [
     await assert.rejects(pull(context, host), fails(reason, words));
   });
 }
+
+test("a name that leads to this host without saying so is refused before anything is asked", async (context) => {
+  const { host, seen } = await listen(context, serve);
+  const reference = `${host.replace("127.0.0.1", "0.0.0.0")}/app:v1`;
+  await assert.rejects(
+    pull(context, host, { reference, plainHttp: true }),
+    fails("REGISTRY_ADDRESS_REFUSED", /leads to 127\.0\.0\.1/),
+  );
+  assert.deepEqual(seen, []);
+});
+
+const ownAddress = Object.values(networkInterfaces())
+  .flat()
+  .find((each) => each?.family === "IPv4" && !each.internal && !each.address.startsWith("169.254."))?.address;
+for (const way of ["redirects to", "takes logins at"]) {
+  test(`a registry elsewhere that ${way} this host's loopback is refused`, {
+    skip: ownAddress === undefined && "this host has no address but loopback",
+  }, async (context) => {
+    const inside = await listen(context, (_, response) => response.end('{"token":"secret"}'));
+    const url = `http://${inside.host}/metrics?x=y`;
+    const { host } = await listen(
+      context,
+      (request, response) => {
+        if (request.url === "/v2/") serve(request, response);
+        else if (way === "redirects to") response.writeHead(307, { location: url }).end();
+        else response.writeHead(401, { "www-authenticate": `Bearer realm="${url}"` }).end();
+      },
+      ownAddress,
+    );
+    await assert.rejects(pull(context, host, { plainHttp: true }), fails("REGISTRY_INSECURE", /127\.0\.0\.1/));
+    assert.deepEqual(inside.seen, []);
+  });
+}
+
+test("metadata services are refused in any spelling, this host unless it was meant", () => {
+  for (const address of [
+    "169.254.169.254",
+    "::ffff:169.254.169.254",
+    "168.63.129.16",
+    "fe80::1",
+    "fd00:ec2::254",
+    "",
+  ]) {
+    assert.ok(isDenied(address, true), address);
+  }
+  for (const address of ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"]) {
+    assert.ok(isDenied(address, false) && !isDenied(address, true), address);
+  }
+  for (const address of ["10.0.0.1", "8.8.8.8", "2001:db8::1"]) assert.ok(!isDenied(address, false), address);
+});
 
 /** Answers the first `count` requests for the layer with `fail`, and the later ones well. */
 function failFirst(count: number, fail: Handler): Handler {

@@ -7,6 +7,7 @@ import type { FetchedDocument, FetchOptions, ImageSource } from "../image-source
 import { checkBytes } from "../layer/limits.ts";
 import { formatImageReference, type ImageReference } from "../reference.ts";
 import { collectVerified, writeVerified } from "../verified-file.ts";
+import { guardedConnector } from "./address-guard.ts";
 import { RegistrySession } from "./registry-session.ts";
 import { withRetries } from "./retry.ts";
 import type { RegistryCredentials } from "./token.ts";
@@ -33,12 +34,9 @@ const connectionsPerHost = 8;
 export class RegistryClient implements AsyncDisposable {
   readonly #plainHttpRegistries: ReadonlySet<string>;
   readonly #clock: Clock;
-  readonly #agent = new Agent({
-    connect: { timeout: connectTimeoutMs },
-    headersTimeout: silenceTimeoutMs,
-    bodyTimeout: silenceTimeoutMs,
-    connections: connectionsPerHost,
-  });
+  readonly #agent = newAgent(false);
+  /** For registries on this host, which alone may lead to other places on it. */
+  readonly #loopbackAgent = newAgent(true);
 
   constructor(options: RegistryClientOptions = {}) {
     this.#plainHttpRegistries = new Set(options.plainHttpRegistries);
@@ -46,23 +44,34 @@ export class RegistryClient implements AsyncDisposable {
   }
 
   image(reference: ImageReference, options: ImageOptions = {}): ImageSource {
+    // Whoever names an image chooses where requests go, and a registry chooses where they are redirected and log in.
+    const mayBeHere = isLoopback(reference.registry) || this.#plainHttpRegistries.has(reference.registry);
     const session = new RegistrySession({
       registry: reference.registry,
       repository: reference.repository,
       credentials: options.credentials,
       allowsPlainHttp: (host) =>
-        isLoopback(host) ||
+        (mayBeHere && isLoopback(host)) ||
         this.#plainHttpRegistries.has(host) ||
         (options.plainHttp === true && host === reference.registry),
-      dispatcher: this.#agent,
+      dispatcher: mayBeHere ? this.#loopbackAgent : this.#agent,
       clock: this.#clock,
     });
     return new RegistryImage(reference, session, this.#clock);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#agent.destroy();
+    await Promise.all([this.#agent.destroy(), this.#loopbackAgent.destroy()]);
   }
+}
+
+function newAgent(allowsLoopback: boolean): Agent {
+  return new Agent({
+    connect: guardedConnector({ timeoutMs: connectTimeoutMs, allowsLoopback }),
+    headersTimeout: silenceTimeoutMs,
+    bodyTimeout: silenceTimeoutMs,
+    connections: connectionsPerHost,
+  });
 }
 
 class RegistryImage implements ImageSource {
