@@ -40,7 +40,7 @@ export function readProfile(home: string): Profile | undefined {
 }
 
 export function writeProfile(home: string, profile: Profile): void {
-  writePrivateFile(profilePath(home), `${JSON.stringify(profile, undefined, 2)}\n`);
+  writePrivateFile(profilePath(home), `${JSON.stringify(profile, undefined, 2)}\n`, { durable: true });
 }
 
 function parseProfile(text: string): Profile | undefined {

@@ -48,7 +48,8 @@ export interface PlatformStatus {
 }
 
 export function writeStatus(home: Home, status: PlatformStatus): void {
-  writePrivateFile(home.statusFile, `${JSON.stringify(status, undefined, 2)}\n`);
+  // After a crash of the host nothing of this is true any more.
+  writePrivateFile(home.statusFile, `${JSON.stringify(status, undefined, 2)}\n`, { durable: false });
 }
 
 /** What the last supervisor wrote; it may be gone since. */

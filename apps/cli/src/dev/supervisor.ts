@@ -189,10 +189,8 @@ export class Supervisor {
   #rememberPorts({ name }: DaemonSpec, addresses: Readonly<Record<string, string>>): void {
     const { home } = this.#options;
     const ports = Object.entries(addresses).map(([endpoint, address]) => [endpoint, Number(address.split(":").at(-1))]);
-    writePrivateFile(
-      home.portsFile,
-      JSON.stringify({ ...readPorts(home), [name]: Object.fromEntries(ports) as Ports }),
-    );
+    const all = { ...readPorts(home), [name]: Object.fromEntries(ports) as Ports };
+    writePrivateFile(home.portsFile, JSON.stringify(all), { durable: false });
   }
 
   #announce(): void {
