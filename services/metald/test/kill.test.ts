@@ -73,7 +73,15 @@ for (const [name, { before, verb, ends }] of Object.entries(scenarios)) {
       const vmId = newId("vm");
       await before(bed, vmId);
       const dead = bed.killAtPoint(point);
-      const survived = await Promise.race([verb(bed, vmId).then(() => true), dead.then(() => false)]);
+      const finished = verb(bed, vmId).then(
+        () => true,
+        async (error: unknown) => {
+          if (!bed.isDead) throw error;
+          await dead;
+          return false;
+        },
+      );
+      const survived = (await Promise.race([finished, dead.then(() => false)])) && !bed.isDead;
       const where = bed.points.at(-1) ?? "";
       if (survived) {
         assert.ok(point > 2, `${name} has points to die at`);

@@ -90,12 +90,14 @@ export class MetalBed {
   #run: Run | undefined;
   /** Points of verbs, in order; see VmDriverDeps.trace. */
   points: string[] = [];
+  #dead = Promise.withResolvers<void>();
   #killAt: { readonly count: number; readonly reached: PromiseWithResolvers<void> } | undefined;
 
   private constructor(dir: string, options: BedOptions) {
     this.dir = dir;
     this.#options = options;
     this.hypervisor = new MemoryHypervisor(options);
+    this.#dead.promise.catch(() => undefined);
   }
 
   /** For tests that need many: `await using`. */
@@ -206,6 +208,11 @@ export class MetalBed {
   async kill(): Promise<void> {
     await this.#run?.kill();
     this.#run = undefined;
+    this.#dead.reject(new Error("killed")); // nothing can be written any more; lets its callers go
+  }
+
+  get isDead(): boolean {
+    return this.#run === undefined;
   }
 
   async stop(): Promise<void> {
@@ -216,6 +223,8 @@ export class MetalBed {
   /** Starts metald again and waits until it has taken up what there was. */
   async restart(): Promise<void> {
     this.#killAt = undefined;
+    this.#dead = Promise.withResolvers();
+    this.#dead.promise.catch(() => undefined);
     if (this.#run) await this.stop();
     await this.start();
     await this.run.service.idle();
@@ -280,7 +289,7 @@ export class MetalBed {
     this.points.push(point);
     if (this.#killAt && this.points.length >= this.#killAt.count) {
       this.#killAt.reached.resolve();
-      return new Promise(() => undefined); // a killed process never comes back from where it was
+      return this.#dead.promise; // a killed process does not go on from where it was
     }
     return undefined;
   }
