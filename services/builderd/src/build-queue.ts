@@ -1,5 +1,5 @@
 import { rm } from "node:fs/promises";
-import { type BuildId, type Clock, ServiceError } from "@unkey/base";
+import { type BuildId, type Clock, ServiceError, type TenantId } from "@unkey/base";
 import type { Logger, Metrics } from "@unkey/daemon";
 import type { RegistryCredentials } from "@unkey/oci";
 import type { BuildFeed } from "./build-feed.ts";
@@ -30,14 +30,17 @@ class Stopped extends Error {}
 class Cancelled extends Error {}
 
 /**
- * Runs pending builds in the order in which they were asked for, `concurrency` at a time. The rows are the queue: what is
+ * Runs pending builds, `concurrency` at a time, in the order in which they were asked for but fair to tenants. The rows are the queue: what is
  * held here is which of them wait or run in this process, and the logins, which are written nowhere. A build whose process
  * died starts over from its reference; one that was stopped by disposal is left as it is, for the next start.
  */
 export class BuildQueue implements AsyncDisposable {
   readonly #deps: BuildQueueDeps;
   readonly #waiting: Build[] = [];
-  readonly #running = new Map<BuildId, { readonly controller: AbortController; readonly done: Promise<void> }>();
+  readonly #running = new Map<
+    BuildId,
+    { readonly tenantId: TenantId; readonly controller: AbortController; readonly done: Promise<void> }
+  >();
   readonly #credentials = new Map<BuildId, RegistryCredentials>();
   readonly #ended;
   #stopped = false;
@@ -114,7 +117,7 @@ export class BuildQueue implements AsyncDisposable {
 
   #startNext(): void {
     while (!this.#stopped && this.#running.size < this.#deps.concurrency) {
-      const build = this.#waiting.shift();
+      const build = this.#takeNext();
       if (build === undefined) return;
       const controller = new AbortController();
       // Registered before it begins, so that a cancellation finds it at any moment.
@@ -125,8 +128,17 @@ export class BuildQueue implements AsyncDisposable {
           this.#credentials.delete(build.buildId);
           this.#startNext();
         });
-      this.#running.set(build.buildId, { controller, done });
+      this.#running.set(build.buildId, { tenantId: build.tenantId, controller, done });
     }
+  }
+
+  /** The oldest build among those whose tenants have the fewest running: nobody waits behind another's whole queue. */
+  #takeNext(): Build | undefined {
+    const runningOf = (tenantId: TenantId) =>
+      [...this.#running.values()].filter((running) => running.tenantId === tenantId).length;
+    const counts = this.#waiting.map(({ tenantId }) => runningOf(tenantId));
+    const [next] = counts.length === 0 ? [] : this.#waiting.splice(counts.indexOf(Math.min(...counts)), 1);
+    return next;
   }
 
   async #run(build: Build, controller: AbortController): Promise<void> {

@@ -19,6 +19,8 @@ export interface UploadServiceDeps {
 /** An upload that sends nothing for so long is given up: it holds one of the few places. */
 const silenceMs = 60_000;
 const maxAtOnce = 8;
+/** Leaves places to other tenants: whoever sends a byte now and then holds its own for as long as the caller lets it. */
+const maxAtOncePerTenant = 4;
 const maxPerTenant = 32;
 
 /**
@@ -27,7 +29,7 @@ const maxPerTenant = 32;
  */
 export class UploadService {
   readonly #deps: UploadServiceDeps;
-  readonly #receiving = new Set<UploadId>();
+  readonly #receiving = new Map<UploadId, TenantId>();
 
   constructor(deps: UploadServiceDeps) {
     this.#deps = deps;
@@ -39,8 +41,12 @@ export class UploadService {
     if (this.#receiving.size >= maxAtOnce) {
       throw new ServiceError("UPLOAD_LIMIT_REACHED", `${maxAtOnce} uploads are under way`);
     }
+    const own = [...this.#receiving.values()].filter((receiver) => receiver === tenantId).length;
+    if (own >= maxAtOncePerTenant) {
+      throw new ServiceError("UPLOAD_LIMIT_REACHED", `${own} uploads of the tenant are under way`);
+    }
     const uploadId = newId("upload");
-    this.#receiving.add(uploadId);
+    this.#receiving.set(uploadId, tenantId);
     try {
       const digest = new StreamingDigest();
       let sizeBytes = 0;
@@ -86,7 +92,7 @@ export class UploadService {
     const expired = await store.removeExpired(clock.nowMs());
     // Listed before the rows are read: an upload that ends in between has its row by then or is still being received.
     const names = await readdir(directory).catch(() => []);
-    const receiving = new Set<string>(this.#receiving);
+    const receiving = new Set<string>(this.#receiving.keys());
     const known = await store.ids();
     for (const name of names) {
       if (!known.has(name) && !receiving.has(name)) await rm(join(directory, name), { recursive: true, force: true });
