@@ -24,6 +24,8 @@ export interface ExecutorDeps {
 }
 
 const lookEveryMs = 1000;
+/** Places that one tenant's deployments leave to the others'. */
+const keptForOthers = 2;
 const retryBackoff = { baseMs: 200, maxMs: 3000 };
 const undoTimeoutMs = 180_000;
 const routeIndex = stepKinds.indexOf("route");
@@ -79,7 +81,8 @@ export class DeploymentExecutor implements AsyncDisposable {
       this.#wake = Promise.withResolvers();
       try {
         while (!signal.aborted && this.#running.size < maxParallel) {
-          const claim = await store.claim(owner, clock.nowMs(), leaseMs);
+          const mostPerTenant = Math.max(1, maxParallel - keptForOthers);
+          const claim = await store.claim(owner, clock.nowMs(), leaseMs, mostPerTenant);
           if (!claim) break;
           this.#take(claim);
         }

@@ -59,20 +59,31 @@ export class WorkStore {
 
   /**
    * Takes the oldest deployment that waits or whose lease is over: at most one per app at a time, in the order in which
-   * they were accepted.
+   * they were accepted. Tenants with fewer of this owner's claims come first and none holds more than `mostPerTenant`, so
+   * that one whose deployments hang does not keep the others waiting.
    */
-  async claim(owner: string, nowMs: number, leaseMs: number): Promise<Claim | undefined> {
+  async claim(
+    owner: string,
+    nowMs: number,
+    leaseMs: number,
+    mostPerTenant = Number.MAX_SAFE_INTEGER,
+  ): Promise<Claim | undefined> {
     return this.#sql.transaction(async (tx) => {
       const row = await tx.one<{ deployment_id: DeploymentId; state: DeploymentState; epoch: number }>(
-        `SELECT deployment_id, state, epoch FROM deployment d
-         WHERE d.ended_at_ms = 0 AND d.lease_until_ms <= ?
+        `WITH held AS (
+           SELECT tenant_id, COUNT(*) AS claims FROM deployment
+           WHERE ended_at_ms = 0 AND lease_owner = ? AND lease_until_ms > ? GROUP BY tenant_id
+         )
+         SELECT d.deployment_id, d.state, d.epoch FROM deployment d
+         LEFT JOIN held h ON h.tenant_id = d.tenant_id
+         WHERE d.ended_at_ms = 0 AND d.lease_until_ms <= ? AND COALESCE(h.claims, 0) < ?
          AND NOT EXISTS (
            SELECT 1 FROM deployment o
            WHERE o.app_id = d.app_id AND o.ended_at_ms = 0 AND o.deployment_id <> d.deployment_id
            AND (o.state <> 'queued' OR o.deployment_id < d.deployment_id)
          )
-         ORDER BY d.deployment_id LIMIT 1`,
-        [nowMs],
+         ORDER BY COALESCE(h.claims, 0), d.deployment_id LIMIT 1`,
+        [owner, nowMs, nowMs, mostPerTenant],
       );
       if (!row) return undefined;
       const claim = { deploymentId: row.deployment_id, epoch: row.epoch + 1 };
