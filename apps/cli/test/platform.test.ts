@@ -12,7 +12,7 @@ import { openHome } from "../src/dev/home.ts";
 import type { ObservedPlatform } from "../src/dev/observe.ts";
 import { isAlive, signalProcess } from "../src/dev/process-table.ts";
 import { readStatus } from "../src/dev/status-file.ts";
-import { temporaryFolder, unkey } from "./run.ts";
+import { endPlatform, temporaryFolder, unkey } from "./run.ts";
 
 /**
  * The real six daemons as processes, with VMs that are only simulated: nothing runs in them, so a server of this test
@@ -46,11 +46,12 @@ test("up, deploy, look, stop, pay, kill -9, down: the whole command against the 
   const json = async (...argv: string[]): Promise<unknown> => JSON.parse(await ok(...argv, "--json"));
 
   await using stack = new AsyncDisposableStack();
-  stack.defer(() => {
-    const status = readStatus(home);
-    if (status !== undefined) signalProcess(status.supervisor, "SIGKILL");
-    for (const { main } of daemons) for (const daemon of findDaemon(main, home.root)) signalProcess(daemon, "SIGKILL");
-  });
+  stack.defer(() =>
+    endPlatform(
+      home.root,
+      daemons.map(({ main }) => main),
+    ),
+  );
   const app = createServer((_request, response) => response.end("hello from the app\n"));
   const listening = Promise.withResolvers<void>();
   app.listen(0, "0.0.0.0", listening.resolve);

@@ -5,6 +5,8 @@ import { Readable } from "node:stream";
 import { systemClock } from "@unkey/base";
 import { runCli } from "../src/cli.ts";
 import type { CliContext, Env } from "../src/context.ts";
+import { findDaemon } from "../src/dev/daemon-process.ts";
+import { findProcesses, signalProcess } from "../src/dev/process-table.ts";
 import type { Terminal } from "../src/render/terminal.ts";
 
 export interface Run {
@@ -57,4 +59,20 @@ export async function unkey(options: RunOptions, ...argv: string[]): Promise<Run
 export async function temporaryFolder(): Promise<AsyncDisposable & { readonly path: string }> {
   const path = await mkdtemp(join(tmpdir(), "unkey-cli-"));
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 20 }) };
+}
+
+/** Ends a supervisor and its daemons without asking, whatever a test left running, and waits until they are gone. */
+export async function endPlatform(root: string, mains: readonly string[]): Promise<void> {
+  const supervisors = () => [
+    ...findProcesses("supervise", `UNKEY_HOME=${root}`),
+    ...findProcesses(root, `UNKEY_HOME=${root}`),
+  ];
+  const daemons = () => mains.flatMap((main) => findDaemon(main, root));
+  // Supervisors first: they would start daemons again.
+  for (const left of [supervisors, daemons]) {
+    while (left().length > 0) {
+      for (const identity of left()) signalProcess(identity, "SIGKILL");
+      await systemClock.sleep(20);
+    }
+  }
 }

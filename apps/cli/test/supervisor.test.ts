@@ -17,7 +17,7 @@ import { isSupervised, up } from "../src/dev/up.ts";
 import { CliFailure } from "../src/failure.ts";
 import { StepList } from "../src/render/step-list.ts";
 import { behave, events, fakePlatform } from "./fake-platform.ts";
-import { temporaryFolder } from "./run.ts";
+import { endPlatform, temporaryFolder } from "./run.ts";
 
 const quiet = { write: () => undefined, live: false, columns: 80, color: false };
 
@@ -29,10 +29,8 @@ async function temporaryHome(): Promise<AsyncDisposable & { readonly home: Home 
   return {
     home,
     [Symbol.asyncDispose]: async () => {
-      const status = readStatus(home);
-      if (status !== undefined && status.supervisor.pid !== process.pid) signalProcess(status.supervisor, "SIGKILL");
-      for (const { main } of daemons)
-        for (const daemon of findDaemon(main, home.root)) signalProcess(daemon, "SIGKILL");
+      const mains = daemons.map(({ main }) => main);
+      await endPlatform(home.root, mains);
       await folder[Symbol.asyncDispose]();
     },
   };
