@@ -9,7 +9,7 @@ const trialDeadlineMs = 10_000;
 const trialMemoryBytes = 128 * mib;
 /** What our init prints when it is told that it is on trial. */
 const trialMarker = "unkey-probe-ok";
-const lastWordsBytes = 300;
+const maxWordsLength = 120;
 
 /**
  * Which accelerator guests can have on this host. That /dev/kvm opens does not say that a guest runs: only a guest that
@@ -80,7 +80,9 @@ async function tryKvm(
     const end = await endOf(child, signal);
     signal.throwIfAborted();
     if (readText(consoleLog).includes(trialMarker)) return undefined;
-    const words = readText(monitorLog).trim().replaceAll(/\s+/g, " ").slice(-lastWordsBytes);
+    const words = (readText(monitorLog).trim().split("\n")[0] ?? "")
+      .replace(/^\S*qemu\S*: /, "")
+      .slice(0, maxWordsLength);
     if (end === "deadline") return `a trial guest under KVM did not reach its init within ${trialDeadlineMs / 1000} s`;
     return `QEMU could not run a trial guest under KVM (${end})${words === "" ? "" : `: ${words}`}`;
   } finally {
