@@ -12,6 +12,8 @@ export interface BillingDeps {
   readonly store: UsageStore;
   readonly projector: Pick<Projector, "caughtUp" | "visibleSeq">;
   readonly clock: Clock;
+  /** How long a question waits for batches that were taken just before it; then it is answered as of before them. */
+  readonly catchUpMs?: number;
 }
 
 /** `toMs` 0 stands for now. */
@@ -23,8 +25,7 @@ export interface UsageAnswer {
   readonly asOfMs: number;
 }
 
-/** How long a question waits for batches that were taken just before it. */
-const catchUpMs = 1_000;
+const defaultCatchUpMs = 2_000;
 /** A host that was silent for longer says nothing about now; its open series still do. */
 const aliveMs = 5 * 60_000;
 const maxGaps = 5_000;
@@ -58,7 +59,7 @@ export class Billing {
     const { store, inbox, projector, clock } = this.#deps;
     const nowMs = clock.nowMs();
     const period = periodOf(question, nowMs);
-    await projector.caughtUp(await inbox.lastSeq(), catchUpMs);
+    await projector.caughtUp(await inbox.lastSeq(), this.#deps.catchUpMs ?? defaultCatchUpMs);
     let after: StoredRecord | undefined;
     do {
       signal.throwIfAborted();
@@ -98,7 +99,7 @@ export class Billing {
   /** Waits for what was taken before the question, then says how far that reaches. */
   async #asOf(query: UsageQuery, period: Period, nowMs: number): Promise<number> {
     const { inbox, projector } = this.#deps;
-    await projector.caughtUp(await inbox.lastSeq(), catchUpMs);
+    await projector.caughtUp(await inbox.lastSeq(), this.#deps.catchUpMs ?? defaultCatchUpMs);
     const { tenantId, appId, vmId } = query;
     const { openSeriesMs, hostsMs, unprojectedMs } = await inbox.progress({
       tenantId,

@@ -249,6 +249,24 @@ suite("billing-aggregator", { skip: noEngine }, () => {
     assert.deepEqual([line?.samplesSeen, line?.complete], [1100n, true]);
   });
 
+  test("a log that replaces a lost one measures from the baseline again, and nothing counts twice", async () => {
+    const series = testSeries();
+    const minutes = [{ cpuTimeUs: 5n }, { cpuTimeUs: 7n }, { cpuTimeUs: 9n }];
+    const life = { fromMs: noonMs, toMs: noonMs + 4 * minuteMs };
+    const delivered = testWindows(series, { ...life, toMs: noonMs + 3 * minuteMs, running: true }, minutes);
+    const again = testWindows(series, life, [{}, {}, {}, { cpuTimeUs: 33n }]);
+    const batches = [...batchesByMinute(series.hostId, delivered, 1), ...batchesByMinute(series.hostId, again, 2)];
+    const settled = await publish(billaged(), batches);
+    assert.deepEqual(new Set(settled.map(({ outcome }) => outcome)), new Set(["ACCEPTED"]));
+    const [line] = (await usageOf(series.tenantId)).vms;
+    assert.deepEqual([line?.quantities?.cpuTimeUs, line?.complete], [33n, true]);
+    // What the lost log still had on its way changes nothing.
+    await publish(billaged(), [
+      testBatch({ hostId: series.hostId, minuteAtMs: noonMs, batchSeq: 9, windows: delivered }),
+    ]);
+    assert.equal((await usageOf(series.tenantId)).vms[0]?.quantities?.cpuTimeUs, 33n);
+  });
+
   test("usage belongs to its tenant, and calls to those who are allowed", async () => {
     const series = testSeries();
     const windows = testWindows(series, { fromMs: noonMs, toMs: noonMs + 50_000 }, [{ cpuTimeUs: 5n }]);
@@ -281,41 +299,5 @@ suite("billing-aggregator", { skip: noEngine }, () => {
     await assert.rejects(client.listInvoices({ tenantId }), because("UNIMPLEMENTED"));
     await assert.rejects(client.verifyInvoice({ tenantId, invoiceId: "inv_1" }), because("UNIMPLEMENTED"));
     await assert.rejects(pipeline.client("operator").closeInvoice({ tenantId }), because("UNIMPLEMENTED"));
-  });
-
-  test("price books are put once, in time, and never changed", async () => {
-    const operator = pipeline.client("operator");
-    const priceBook = {
-      priceBookId: newId("book"),
-      currency: "USD",
-      exponent: 6,
-      effectiveFromMs: BigInt(nowMs + 365 * dayMs),
-      prices: [{ meter: "cpu_time", amount: "0.00003", perQuantity: "1000000" }],
-    };
-    const put = await operator.putPriceBook({ priceBook });
-    assert.match(put.hash, /^[0-9a-f]{64}$/);
-    assert.deepEqual(await operator.putPriceBook({ priceBook: { ...priceBook, hash: "ignored" } }), put);
-    const refusals: readonly (readonly [
-      Partial<Omit<typeof priceBook, "priceBookId"> & { priceBookId: string }>,
-      ErrorReason,
-    ])[] = [
-      [{ exponent: 5 }, "PRICE_BOOK_EXISTS"],
-      [{ priceBookId: newId("book") }, "PRICE_BOOK_EXISTS"], // takes effect at the same instant
-      [{ priceBookId: newId("book"), effectiveFromMs: BigInt(nowMs) }, "PRICE_BOOK_INVALID"],
-      [{ priceBookId: newId("book"), prices: [{ meter: "gpu", amount: "1", perQuantity: "1" }] }, "PRICE_BOOK_INVALID"],
-      [{ priceBookId: "book_x" }, "INVALID_REQUEST"],
-      [{ currency: "usd" }, "INVALID_REQUEST"],
-      [{ prices: [{ meter: "cpu_time", amount: "1e9", perQuantity: "1" }] }, "INVALID_REQUEST"],
-      [{ prices: [] }, "INVALID_REQUEST"],
-    ];
-    for (const [change, reason] of refusals) {
-      await assert.rejects(operator.putPriceBook({ priceBook: { ...priceBook, ...change } }), because(reason));
-    }
-    const { priceBooks } = await pipeline.client("gatewayd", newId("tenant")).listPriceBooks({});
-    assert.deepEqual(
-      priceBooks.map(({ priceBookId }) => priceBookId),
-      [put.priceBookId, defaultPriceBook.id],
-    );
-    assert.deepEqual(priceBooks[0], put);
   });
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, suite, test } from "node:test";
-import { isServiceError, newId } from "@unkey/base";
+import { type ErrorReason, isServiceError, newId } from "@unkey/base";
 import type { ClickHouse } from "@unkey/clickhouse";
 import { defaultPriceBook } from "../src/domain/price-book.ts";
 import { noEngine, temporaryEngine } from "../src/testing/engine.ts";
@@ -10,6 +10,8 @@ import { publish, startPipeline, summary } from "./support/pipeline.ts";
 const minuteMs = 60_000;
 const dayMs = 86_400_000;
 const midnightMs = Math.floor(Date.now() / dayMs) * dayMs - 2 * dayMs;
+
+const because = (reason: ErrorReason) => (error: unknown) => isServiceError(error, reason);
 
 suite("periods and price books", { skip: noEngine }, () => {
   const stack = new AsyncDisposableStack();
@@ -85,7 +87,6 @@ suite("periods and price books", { skip: noEngine }, () => {
     const life = { fromMs: midnightMs + dayMs - 90 * minuteMs, toMs: midnightMs + dayMs + 50 * minuteMs };
     const minutes = Array.from({ length: 140 }, (_, i) => ({ cpuTimeUs: BigInt(i), memoryBytes: gibBytes }));
     await publish(pipeline.client("billaged"), batchesByMinute(series.hostId, testWindows(series, life, minutes)));
-    await pipeline.projector.caughtUp(140, 60_000); // a question itself waits for a second only
     const ask = async (fromMs: number, toMs: number) => {
       const { tenantId } = series;
       const question = { tenantId, fromMs: BigInt(fromMs), toMs: BigInt(toMs) };
@@ -119,5 +120,43 @@ suite("periods and price books", { skip: noEngine }, () => {
     nowMs += 301 * dayMs;
     await clickHouse.exec("TRUNCATE TABLE usage_1h");
     assert.deepEqual(await ask(life.fromMs, life.toMs), { ...all, from: days[0] }); // whole days
+  });
+
+  test("price books are put once, in time, and never changed", async () => {
+    const nowMs = midnightMs;
+    await using pipeline = await startPipeline({ clickHouse, nowMs: () => nowMs });
+    const operator = pipeline.client("operator");
+    const priceBook = {
+      priceBookId: newId("book"),
+      currency: "USD",
+      exponent: 6,
+      effectiveFromMs: BigInt(nowMs + 365 * dayMs),
+      prices: [{ meter: "cpu_time", amount: "0.00003", perQuantity: "1000000" }],
+    };
+    const put = await operator.putPriceBook({ priceBook });
+    assert.match(put.hash, /^[0-9a-f]{64}$/);
+    assert.deepEqual(await operator.putPriceBook({ priceBook: { ...priceBook, hash: "ignored" } }), put);
+    const refusals: readonly (readonly [
+      Partial<Omit<typeof priceBook, "priceBookId"> & { priceBookId: string }>,
+      ErrorReason,
+    ])[] = [
+      [{ exponent: 5 }, "PRICE_BOOK_EXISTS"],
+      [{ priceBookId: newId("book") }, "PRICE_BOOK_EXISTS"], // takes effect at the same instant
+      [{ priceBookId: newId("book"), effectiveFromMs: BigInt(nowMs) }, "PRICE_BOOK_INVALID"],
+      [{ priceBookId: newId("book"), prices: [{ meter: "gpu", amount: "1", perQuantity: "1" }] }, "PRICE_BOOK_INVALID"],
+      [{ priceBookId: "book_x" }, "INVALID_REQUEST"],
+      [{ currency: "usd" }, "INVALID_REQUEST"],
+      [{ prices: [{ meter: "cpu_time", amount: "1e9", perQuantity: "1" }] }, "INVALID_REQUEST"],
+      [{ prices: [] }, "INVALID_REQUEST"],
+    ];
+    for (const [change, reason] of refusals) {
+      await assert.rejects(operator.putPriceBook({ priceBook: { ...priceBook, ...change } }), because(reason));
+    }
+    const { priceBooks } = await pipeline.client("gatewayd", newId("tenant")).listPriceBooks({});
+    assert.deepEqual(
+      priceBooks.map(({ priceBookId }) => priceBookId),
+      [put.priceBookId, defaultPriceBook.id],
+    );
+    assert.deepEqual(priceBooks[0], put);
   });
 });

@@ -23,6 +23,8 @@ export interface PipelineOptions {
   readonly sqlPath?: string;
   /** What the service takes for now; the real time otherwise. */
   readonly nowMs?: () => number;
+  /** How long a question waits for the projector; a busy machine shall not change an answer. */
+  readonly catchUpMs?: number;
   /** Stand between the projector and what it writes to. */
   readonly wrapStore?: (store: UsageStore) => UsageStore;
   readonly wrapCursor?: (cursor: Cursor) => Cursor;
@@ -51,7 +53,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   const projector = stack.use(new Projector({ inbox, cursor, books, store: wrapStore(store), clock, log, metrics }));
   await projector.start();
   const intake = new Intake({ inbox, clock, log, metrics, onAccepted: () => projector.wake() });
-  const billing = new Billing({ inbox, books, store, projector, clock });
+  const billing = new Billing({ inbox, books, store, projector, clock, catchUpMs: options.catchUpMs ?? 60_000 });
   const routes = billingRoutes({ intake, billing, stopping: new AbortController().signal });
   const owned = stack.move();
   return {
