@@ -5,7 +5,7 @@ import * as assetmanagerd from "@unkey/assetmanagerd";
 import * as billaged from "@unkey/billaged";
 import * as aggregator from "@unkey/billing-aggregator";
 import * as builderd from "@unkey/builderd";
-import { openHome, unkeyPlatform } from "@unkey/cli/dev";
+import { drainHost, openHome, unkeyPlatform } from "@unkey/cli/dev";
 import { type RunningDaemon, type ServiceName, startDaemon } from "@unkey/daemon";
 import * as gatewayd from "@unkey/gatewayd";
 import * as metald from "@unkey/metald";
@@ -19,7 +19,10 @@ export interface PlatformOptions {
   readonly log?: (line: string) => void;
 }
 
-/** All six daemons in this process, over real sockets with mutual TLS. Disposal stops them and removes every file. */
+/**
+ * All six daemons in this process, over real sockets with mutual TLS. Disposal ends the VMs (unless the test has stopped
+ * metald itself), stops the daemons and removes every file.
+ */
 export interface Platform extends AsyncDisposable {
   /** The folder that `unkey dev up` would call UNKEY_HOME. */
   readonly home: string;
@@ -83,6 +86,10 @@ export async function startPlatform(options: PlatformOptions = {}): Promise<Plat
     if (!found) throw new Error(`${name} does not run`);
     return found;
   };
+  // VMs outlive their metald, and here nobody would come to adopt them.
+  stack.defer(async () => {
+    if (daemon("metald").health.state === "running") await drainHost(home, true, () => undefined);
+  });
   const gateway = daemon("gatewayd");
   const dataDir = home.dataDir("gatewayd");
   const [apiKey, caPem] = await Promise.all([

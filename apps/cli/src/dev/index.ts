@@ -1,2 +1,3 @@
+export { drainHost } from "./drain.ts";
 export { openHome } from "./home.ts";
 export { unkeyPlatform } from "./platform.ts";
