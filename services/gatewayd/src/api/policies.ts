@@ -19,7 +19,6 @@ const maxTimeoutMs = 15 * 60_000;
 interface Admitted {
   readonly key: ApiKeyRow;
   readonly requestId: string;
-  readonly responseHeader: Headers;
 }
 
 const admittedKey = createContextKey<Admitted | undefined>(undefined, { description: "admitted call" });
@@ -50,7 +49,7 @@ export function createPolicies(deps: PolicyDeps): Pipeline {
       const { requestHeader, responseHeader, method, values } = context;
       const requestId = responseHeader.get(requestIdHeader) ?? newId("req");
       const key = await keyring.identify(requestHeader.get("authorization"));
-      values.set(admittedKey, { key, requestId, responseHeader });
+      values.set(admittedKey, { key, requestId });
       authorize(method, key);
       const decision = limiter.take(key.apiKeyId);
       for (const [name, value] of rateLimitHeaders(limiter.limit, decision)) responseHeader.set(name, value);
@@ -90,8 +89,10 @@ export function createPolicies(deps: PolicyDeps): Pipeline {
       await pipeline.requestGate(context);
     } catch (error) {
       const requestId = context.responseHeader.get(requestIdHeader) ?? "";
-      await record(context.method, context.values.get(admittedKey), "", outcomeOf(error), requestId);
-      throw withHeaders(error, context.responseHeader);
+      const outcome = outcomeOf(error);
+      if (outcome === "UNAUTHENTICATED") context.responseHeader.set("www-authenticate", "Bearer");
+      await record(context.method, context.values.get(admittedKey), "", outcome, requestId);
+      throw error;
     }
   };
 
@@ -99,7 +100,7 @@ export function createPolicies(deps: PolicyDeps): Pipeline {
     const { method, contextValues } = request;
     const admitted = contextValues.get(admittedKey);
     if (!admitted) throw new Error("a call passed the gate unseen");
-    const { requestId, responseHeader } = admitted;
+    const { requestId } = admitted;
     if (!request.stream) {
       try {
         const response = await next(request);
@@ -107,7 +108,7 @@ export function createPolicies(deps: PolicyDeps): Pipeline {
         return response;
       } catch (error) {
         await record(method, admitted, targetOf(request.message), outcomeOf(error), requestId);
-        throw withHeaders(error, responseHeader);
+        throw error;
       }
     }
     const inForce = keyring.whileInForce(admitted.key);
@@ -127,10 +128,10 @@ export function createPolicies(deps: PolicyDeps): Pipeline {
         message: onFirst(request.message, (message) => (target = targetOf(message))),
       });
       if (!response.stream) throw new Error(`${method.name} answered a stream with a message`);
-      return { ...response, message: untilEnd(response.message, end, responseHeader) };
+      return { ...response, message: untilEnd(response.message, end) };
     } catch (error) {
       await end(outcomeOf(error));
-      throw withHeaders(error, responseHeader);
+      throw error;
     }
   };
 
@@ -157,14 +158,6 @@ function outcomeOf(error: unknown): string {
   return connect.findDetails(ErrorInfoSchema)[0]?.reason ?? "INTERNAL";
 }
 
-/** Headers that were set for the answer belong on a refusal too. */
-function withHeaders(error: unknown, headers: Headers): unknown {
-  if (!(error instanceof ConnectError)) return error;
-  for (const [name, value] of headers) error.metadata.set(name, value);
-  if (outcomeOf(error) === "UNAUTHENTICATED") error.metadata.set("www-authenticate", "Bearer");
-  return error;
-}
-
 function withReason(signal: AbortSignal, reason: ServiceError): AbortSignal {
   const controller = new AbortController();
   signal.addEventListener("abort", () => controller.abort(reason), { once: true });
@@ -189,18 +182,14 @@ async function* onFirst<T>(values: AsyncIterable<T>, tell: (value: T) => void): 
   }
 }
 
-async function* untilEnd<T>(
-  values: AsyncIterable<T>,
-  end: (outcome: string) => Promise<void>,
-  headers: Headers,
-): AsyncGenerator<T> {
+async function* untilEnd<T>(values: AsyncIterable<T>, end: (outcome: string) => Promise<void>): AsyncGenerator<T> {
   // A client that leaves early has seen what it wanted.
   let outcome = "ok";
   try {
     yield* values;
   } catch (error) {
     outcome = outcomeOf(error);
-    throw withHeaders(error, headers);
+    throw error;
   } finally {
     await end(outcome);
   }

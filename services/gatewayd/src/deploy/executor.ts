@@ -75,7 +75,7 @@ export class DeploymentExecutor implements AsyncDisposable {
   }
 
   async #look(): Promise<void> {
-    const { store, clock, owner, leaseMs, log, maxParallel = 8 } = this.#deps;
+    const { store, clock, owner, leaseMs, log, maxParallel = 32 } = this.#deps;
     const { signal } = this.#stop;
     while (!signal.aborted) {
       this.#wake = Promise.withResolvers();

@@ -4,7 +4,7 @@ import {
   type Http2ServerResponse,
   type ServerHttp2Session,
 } from "node:http2";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { SecureContext, TLSSocket } from "node:tls";
 import type { Logger } from "@unkey/daemon";
@@ -84,12 +84,18 @@ export async function listenTls(options: TlsServerOptions): Promise<TlsServer> {
   });
 
   const sessions = new Set<ServerHttp2Session>();
+  /** Connections before, during and after their handshake. */
+  const connections = new Set<Socket>();
   const sockets = new Map<TLSSocket, { running: number }>();
   let running = 0;
   let idle: (() => void) | undefined;
   let draining = false;
 
   const note = limitedLines(log);
+  server.on("connection", (connection: Socket) => {
+    connections.add(connection);
+    connection.once("close", () => connections.delete(connection));
+  });
   server.on("secureConnection", (socket: TLSSocket) => {
     sockets.set(socket, { running: 0 });
     socket.on("error", () => undefined);
@@ -145,7 +151,7 @@ export async function listenTls(options: TlsServerOptions): Promise<TlsServer> {
     }
     await untilIdle();
     for (const session of sessions) session.destroy();
-    for (const socket of sockets.keys()) socket.destroy();
+    for (const connection of connections) connection.destroy();
     await closed;
   };
   const untilIdle = async () => {

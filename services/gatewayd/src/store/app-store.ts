@@ -78,9 +78,7 @@ export class AppStore {
 
   /** Throws VM_NOT_FOUND. */
   async getVm(tenantId: TenantId, vmId: VmId): Promise<VmRow> {
-    const [vm] = await selectVms(this.#sql, "tenant_id = ? AND vm_id = ?", [tenantId, vmId]);
-    if (!vm) throw new ServiceError("VM_NOT_FOUND", `the tenant has no VM ${vmId}`);
-    return vm;
+    return mustFindVm(this.#sql, tenantId, vmId);
   }
 
   /** Newest first, before `beforeId` when that is not empty. */
@@ -151,10 +149,9 @@ export class AppStore {
 
   async beginVmStart(tenantId: TenantId, vmId: VmId, holdUntilMs: number): Promise<VmRow> {
     return this.#sql.transaction(async (tx) => {
+      await mustFindVm(tx, tenantId, vmId);
       await holdStopped(tx, vmId, holdUntilMs);
-      const [vm] = await selectVms(tx, "tenant_id = ? AND vm_id = ?", [tenantId, vmId]);
-      if (!vm) throw new ServiceError("VM_NOT_FOUND", `the tenant has no VM ${vmId}`);
-      return vm;
+      return mustFindVm(tx, tenantId, vmId);
     });
   }
 
@@ -214,9 +211,7 @@ export class AppStore {
         [wanted, tenantId, vmId, wanted],
       );
       await bumpRoutes(tx);
-      const [vm] = await selectVms(tx, "tenant_id = ? AND vm_id = ?", [tenantId, vmId]);
-      if (!vm) throw new ServiceError("VM_NOT_FOUND", `the tenant has no VM ${vmId}`);
-      return vm;
+      return mustFindVm(tx, tenantId, vmId);
     });
   }
 
@@ -289,6 +284,12 @@ async function mustFind(sql: SqlStatements, tenantId: TenantId, name: string): P
   const [app] = await selectApps(sql, "tenant_id = ? AND name = ? AND deleted_at_ms = 0", [tenantId, name]);
   if (!app) throw notFound(name);
   return app;
+}
+
+async function mustFindVm(sql: SqlStatements, tenantId: TenantId, vmId: VmId): Promise<VmRow> {
+  const [vm] = await selectVms(sql, "tenant_id = ? AND vm_id = ?", [tenantId, vmId]);
+  if (!vm) throw new ServiceError("VM_NOT_FOUND", `the tenant has no VM ${vmId}`);
+  return vm;
 }
 
 function notFound(name: string): ServiceError {

@@ -10,6 +10,7 @@ import {
   isTerminal,
   stepKinds,
 } from "../domain/deployment.ts";
+import { bumpRoutes } from "./app-store.ts";
 import { type DeploymentRow, selectApps, selectDeployments } from "./rows.ts";
 
 /** A repeat within this time returns the first deployment. */
@@ -176,6 +177,7 @@ async function appFor(tx: SqlStatements, input: NewDeployment): Promise<AppId> {
       "INSERT INTO app (app_id, tenant_id, name, state, deployment_id, created_at_ms, deleted_at_ms) VALUES (?, ?, ?, 'live', '', ?, 0)",
       [input.appId, input.tenantId, input.appName, input.nowMs],
     );
+    await bumpRoutes(tx); // the ingress knows the name from now on
     return input.appId;
   }
   if (app.tenantId !== input.tenantId) {

@@ -19,6 +19,9 @@ export type MetalMethod =
   | "releaseReservation"
   | "createVm"
   | "bootVm"
+  | "pauseVm"
+  | "resumeVm"
+  | "rebootVm"
   | "shutdownVm"
   | "deleteVm"
   | "getVm"
@@ -115,6 +118,16 @@ export class FakeMetald {
           }
           return entry.vm;
         }),
+      pauseVm: ({ vmId }) => this.#verb("pauseVm", vmId, () => this.#swap(vmId, VmState.RUNNING, VmState.PAUSED)),
+      resumeVm: ({ vmId }) => this.#verb("resumeVm", vmId, () => this.#swap(vmId, VmState.PAUSED, VmState.RUNNING)),
+      rebootVm: ({ vmId }) =>
+        this.#verb("rebootVm", vmId, async () => {
+          const entry = this.#mustFind(vmId);
+          await this.#end(entry, VmState.STOPPED);
+          entry.program = await this.run(entry.vm, entry.request);
+          this.#move(entry, VmState.RUNNING, { incarnation: entry.vm.incarnation + 1 });
+          return entry.vm;
+        }),
       shutdownVm: ({ vmId }) =>
         this.#verb("shutdownVm", vmId, async () => {
           const entry = this.#mustFind(vmId);
@@ -181,7 +194,15 @@ export class FakeMetald {
       ...(request.spec?.resources ? { resources: request.spec.resources } : {}),
     });
     this.vms.set(vm.vmId, { vm, request, output: "" });
+    for (const watcher of this.#watchers) watcher(vm);
     return vm;
+  }
+
+  #swap(vmId: string, from: VmState, to: VmState): Vm {
+    const entry = this.#mustFind(vmId);
+    if (entry.vm.state !== from) throw conflict(entry.vm, "change");
+    this.#move(entry, to);
+    return entry.vm;
   }
 
   async #end(entry: FakeVm, state: VmState): Promise<void> {
