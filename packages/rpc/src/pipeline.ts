@@ -27,6 +27,9 @@ export interface Pipeline {
   readonly refuse: (method: DescMethod, error: unknown, requestId?: string) => ConnectError;
 }
 
+/** Lines a second about callers that nobody knows: whoever can connect must not be able to flood the log. */
+const strangersPerSecond = 10;
+
 const requestIdPattern = /^[A-Za-z0-9_.-]{1,128}$/;
 
 /** The caller's request id when it is well-formed, else a new one. */
@@ -55,6 +58,8 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   const calls = metrics.counter("unkey_rpc_server_calls_total", "Calls by method and code.");
   const seconds = metrics.histogram("unkey_rpc_server_seconds", "Duration of calls by method.");
 
+  const mayNoteStranger = atMostPerSecond(strangersPerSecond);
+
   const record = (method: DescMethod, code: string, startedAtMs: number) => {
     const name = `${method.parent.typeName}/${method.name}`;
     calls.inc({ method: name, code });
@@ -64,7 +69,7 @@ export function createPipeline(options: PipelineOptions): Pipeline {
   const fail = (method: DescMethod, error: ServiceError, requestId: string, startedAtMs: number) => {
     record(method, error.code, startedAtMs);
     const level = levelOf(error);
-    if (log.enabled(level)) {
+    if (log.enabled(level) && (error.code !== "unauthenticated" || mayNoteStranger())) {
       log[level]("call failed", {
         rpc: `${method.parent.typeName}/${method.name}`,
         requestId,
@@ -191,6 +196,16 @@ function startDeadline(deadlineAtMs: number | undefined): Disposable & { readonl
 }
 
 /** Ours to fix is an error, a sick neighbour or a locked door a warning, the caller's own mistake a detail. */
+function atMostPerSecond(most: number): () => boolean {
+  let second = 0;
+  let count = 0;
+  return () => {
+    const now = Math.floor(performance.now() / 1000);
+    if (now !== second) [second, count] = [now, 0];
+    return ++count <= most;
+  };
+}
+
 function levelOf(error: ServiceError): "error" | "warn" | "debug" {
   switch (error.code) {
     case "internal":

@@ -141,8 +141,8 @@ export function gatewayHandlers(deps: HandlerDeps): Implementation {
     },
 
     async createApiKey(request, context) {
-      const { tenantId, roles } = by(context);
-      const { key, secret } = await keys.create(tenantId, request, roles);
+      const { tenantId, subject, roles } = by(context);
+      const { key, secret } = await keys.create(tenantId, request, { apiKeyId: subject, scopes: roles });
       return create(CreateApiKeyResponseSchema, { apiKey: apiKeyView(key), secret });
     },
     async listApiKeys(_request, context) {

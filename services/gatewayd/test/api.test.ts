@@ -117,6 +117,18 @@ test("a key may do what its scopes say and mint no more than it has", async () =
   assert.ok(!JSON.stringify(apiKeys, (_k, v: unknown) => (typeof v === "bigint" ? String(v) : v)).includes(secret));
 });
 
+test("a key mints none that outlives it", async () => {
+  const client = gateway.client();
+  const expiresAtMs = BigInt(Date.now() + 600_000);
+  const { secret } = await client.createApiKey({ name: "brief", scopes: ["keys:*"], expiresAtMs });
+  const brief = gateway.client({ key: secret });
+  for (const later of [0n, expiresAtMs + 1n]) {
+    const refused = await refusal(brief.createApiKey({ name: "lasting", scopes: ["keys:*"], expiresAtMs: later }));
+    assert.match(`${refused.reason} ${refused.message}`, /^INVALID_REQUEST expires_at_ms: the asking key/);
+  }
+  await brief.createApiKey({ name: "as brief", scopes: ["keys:*"], expiresAtMs });
+});
+
 test("a key that is revoked while in use is refused at once, and its streams end", async () => {
   const client = gateway.client();
   const { secret, apiKey } = await client.createApiKey({ name: "short-lived", scopes: ["*"] });
@@ -337,6 +349,13 @@ test("an upload over REST and over Connect reaches the builder whole", async () 
   assert.equal(deployment.state, DeploymentState.SUCCEEDED);
 });
 
+test("a request target that would be a bad host in a URL is a path that there is not", async () => {
+  for (const path of ["//", "//[", "//evil.example:99999/v1/apps"]) {
+    const answer = await rest(gateway, "GET", path, { key: undefined });
+    assert.deepEqual([answer.status, answer.json["reason"]], [404, "ROUTE_UNKNOWN"], path);
+  }
+});
+
 test("the API document is served to anybody and names every path", async () => {
   const answer = await rest(gateway, "GET", "/openapi.json", { key: undefined });
   assert.equal(answer.status, 200);
@@ -390,7 +409,7 @@ async function otherTenant(): Promise<string> {
     { tenantId, name: "other", scopes: ["*"], expiresAtMs: 0, nowMs: Date.now() },
     randomBytes,
   );
-  await new KeyStore(sql).insert(key, digest);
+  await new KeyStore(sql).insert(key, digest, 1);
   return secret;
 }
 

@@ -41,7 +41,7 @@ export class RestHandler {
     response.once("close", () => aborted.abort());
     let requestId = newId("req") as string;
     try {
-      const url = new URL(request.url ?? "/", "https://gateway.invalid");
+      const url = targetOf(request.url);
       if (url.pathname === "/openapi.json") {
         this.#openApi(request, response);
         return;
@@ -187,6 +187,14 @@ export class RestHandler {
     response.end(body);
     request.resume();
   }
+}
+
+/** A request target that begins with two slashes is a path, although a URL would read a host there. */
+function targetOf(target: string): URL {
+  const base = "https://gateway.invalid";
+  const text = target.startsWith("/") ? `${base}${target}` : target;
+  if (!URL.canParse(text, base)) throw new ServiceError("ROUTE_UNKNOWN", "the request target is not a path");
+  return new URL(text, base);
 }
 
 /** Errors of the pipeline are in their wire form already; whatever else comes is ours or unknown. */

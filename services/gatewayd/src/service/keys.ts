@@ -1,4 +1,4 @@
-import { type ApiKeyId, type Clock, newId, type RandomBytes, ServiceError, type TenantId } from "@unkey/base";
+import { type ApiKeyId, type Clock, newId, parseId, type RandomBytes, ServiceError, type TenantId } from "@unkey/base";
 import type { Keyring } from "../api/keyring.ts";
 import { digestOfSecret, newApiKeySecret } from "../domain/api-key.ts";
 import { isKnownScope, scopeAllows } from "../domain/scopes.ts";
@@ -13,6 +13,9 @@ export interface KeyServiceDeps {
   readonly knownScopes: ReadonlySet<string>;
 }
 
+/** Each key has a rate of its own; all of them fit on the list that tells what may be revoked. */
+const maxInForce = 500;
+
 /** API keys of a tenant. */
 export class KeyService {
   readonly #deps: KeyServiceDeps;
@@ -21,11 +24,11 @@ export class KeyService {
     this.#deps = deps;
   }
 
-  /** A new key with its secret. No scope may go beyond `own`. */
+  /** A new key with its secret. It may do no more than the asking key, and not for longer. */
   async create(
     tenantId: TenantId,
     request: { readonly name: string; readonly scopes: readonly string[]; readonly expiresAtMs: bigint },
-    own: readonly string[],
+    asking: { readonly apiKeyId: string; readonly scopes: readonly string[] },
   ): Promise<{ readonly key: ApiKeyRow; readonly secret: string }> {
     const { store, clock, knownScopes } = this.#deps;
     const nowMs = clock.nowMs();
@@ -37,7 +40,7 @@ export class KeyService {
           `there is no scope ${JSON.stringify(scope.slice(0, 64))}; there are ${list}`,
         );
       }
-      if (!scopeAllows(own, scope)) {
+      if (!scopeAllows(asking.scopes, scope)) {
         throw new ServiceError("SCOPE_MISSING", `the asking key does not have the scope ${scope} itself`);
       }
     }
@@ -45,13 +48,17 @@ export class KeyService {
     if (expiresAtMs !== 0 && !(Number.isSafeInteger(expiresAtMs) && expiresAtMs > nowMs)) {
       throw new ServiceError("INVALID_REQUEST", "expires_at_ms: lies in the past");
     }
+    const own = await store.get(tenantId, parseId("key", asking.apiKeyId, "api_key_id"));
+    if (own && own.expiresAtMs > 0 && (expiresAtMs === 0 || expiresAtMs > own.expiresAtMs)) {
+      throw new ServiceError("INVALID_REQUEST", `expires_at_ms: the asking key itself ends at ${own.expiresAtMs}`);
+    }
     const { key, secret, digest } = newKey({ ...request, tenantId, expiresAtMs, nowMs }, this.#deps.random);
-    await store.insert(key, digest);
+    await store.insert(key, digest, maxInForce);
     return { key, secret };
   }
 
   list(tenantId: TenantId): Promise<ApiKeyRow[]> {
-    return this.#deps.store.list(tenantId);
+    return this.#deps.store.list(tenantId, this.#deps.clock.nowMs());
   }
 
   /** Ends a key at once, streams included. */

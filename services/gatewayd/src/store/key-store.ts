@@ -1,4 +1,4 @@
-import type { ApiKeyId, TenantId } from "@unkey/base";
+import { type ApiKeyId, ServiceError, type TenantId } from "@unkey/base";
 import type { Sql } from "@unkey/sql";
 import { type KeyDigest, sameDigest } from "../domain/api-key.ts";
 
@@ -51,8 +51,18 @@ export class KeyStore {
     });
   }
 
-  async insert(key: ApiKeyRow, digest: KeyDigest): Promise<void> {
-    await this.#sql.run(insertKey, keyParams(key, digest));
+  /** Throws TOO_MANY_API_KEYS when the tenant has `maxInForce` keys that work. */
+  async insert(key: ApiKeyRow, digest: KeyDigest, maxInForce: number): Promise<void> {
+    await this.#sql.transaction(async (tx) => {
+      const found = await tx.one<{ count: number }>(
+        "SELECT COUNT(*) AS count FROM api_key WHERE tenant_id = ? AND revoked_at_ms = 0 AND (expires_at_ms = 0 OR expires_at_ms > ?)",
+        [key.tenantId, key.createdAtMs],
+      );
+      if ((found?.count ?? 0) >= maxInForce) {
+        throw new ServiceError("TOO_MANY_API_KEYS", `the tenant has ${maxInForce} keys that work`);
+      }
+      await tx.run(insertKey, keyParams(key, digest));
+    });
   }
 
   /** The key that `digest` belongs to, in force or not. */
@@ -70,13 +80,13 @@ export class KeyStore {
     return row && toKey(row);
   }
 
-  /** Newest first; at most 1000. */
-  async list(tenantId: TenantId): Promise<ApiKeyRow[]> {
+  /** Newest first; at most 1000. None that works is left out for one that has ended. */
+  async list(tenantId: TenantId, nowMs: number): Promise<ApiKeyRow[]> {
     const rows = await this.#sql.query<Columns>(
-      "SELECT * FROM api_key WHERE tenant_id = ? ORDER BY api_key_id DESC LIMIT 1000",
-      [tenantId],
+      "SELECT * FROM api_key WHERE tenant_id = ? ORDER BY (revoked_at_ms > 0 OR (expires_at_ms > 0 AND expires_at_ms <= ?)), api_key_id DESC LIMIT 1000",
+      [tenantId, nowMs],
     );
-    return rows.map(toKey);
+    return rows.map(toKey).toSorted((a, b) => (a.apiKeyId < b.apiKeyId ? 1 : -1));
   }
 
   /** Ends a key; an ended one keeps its first end. */
