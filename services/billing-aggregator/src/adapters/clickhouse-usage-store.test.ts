@@ -146,8 +146,26 @@ suite("the usage store in ClickHouse", { skip: noEngine }, () => {
           }
         },
       ),
-      { numRuns: 12 },
+      { numRuns: 12, endOnFailure: true },
     );
+  });
+
+  test("a link breaks in time, in counters and in hash, each by itself; a revised window is linked without the hash", async () => {
+    const cases: readonly (readonly [bigint, Partial<UsageWindow>, Partial<UsageWindow>])[] = [
+      [0n, {}, {}],
+      [1n, {}, { coveredFromMs: todayMs + 60_001 }],
+      [1n, {}, { opening: {} }],
+      [1n, {}, { previousHash: "0".repeat(64) }],
+      [0n, { revision: 1 }, { previousHash: "0".repeat(64) }],
+    ];
+    for (const [index, [broken, first, second]] of cases.entries()) {
+      const messages = testWindows(testSeries(), { fromMs: todayMs, toMs: todayMs + 90_000 }, [{ cpuTimeUs: 5n }]);
+      const windows = readWindows(messages).map((window, i) => ({ ...window, ...(i === 0 ? first : second) }));
+      await insert(windows, `links ${index}`);
+      const found = await unitsOf(windows, "window");
+      assert.deepEqual(found, [foldUnits(windows.map((window) => unitOf(window)))]);
+      assert.equal(found[0]?.brokenLinks, broken, `case ${index}`);
+    }
   });
 
   test("the same insert again, with its token or long after it, changes nothing", async () => {
