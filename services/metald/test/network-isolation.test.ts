@@ -26,10 +26,12 @@ test("a guest reaches the internet and nothing near it; only the host reaches a 
     guestToResolverOtherPort: "timeout",
     guestToPrivate: "timeout",
     guestToMetadata: "timeout",
+    guestToPublicMetadata: "timeout",
     guestToHostSide: "timeout",
     guestToHostPublic: "timeout",
     guestToGuest: "timeout",
     seenOutside: "honest,end",
     outsideToGuest: "timeout",
+    afterFlood: { tracked: true, other: "from ::ffff:198.51.100.1" },
   });
 });

@@ -1,6 +1,7 @@
 // Runs inside a netns that plays the host, started by network-isolation.test.ts; prints one JSON object of outcomes.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { claimSubnet, forwardAndFilter, LinuxNetworks } from "../src/adapters/linux-networks.ts";
 import { runCommand } from "../src/adapters/run-command.ts";
@@ -45,6 +46,10 @@ s.bind(PORT, () => console.log("up"))`;
 const send = `const s = require("dgram").createSocket("udp4");
 s.bind(0, "FROM", () => s.send("WORD", PORT, "HOST", () => s.close()))`;
 
+const flood = `const s = require("dgram").createSocket("udp4");
+const next = (port) => (port < 42000 ? s.send("x", port, "HOST", () => next(port + 1)) : s.close());
+s.on("error", () => {}); s.bind(0, "FROM", () => next(30000))`;
+
 /** Datagrams go one way, so a forged source shows in what arrives: each sender's word, up to "end". */
 async function collect(netns: string): Promise<{ seen: Promise<string> }> {
   const args = [`--net=/run/netns/${netns}`, process.execPath, "-e", sink.replace("PORT", `${port}`)];
@@ -87,11 +92,12 @@ link add out0 type veth peer name eth0 netns ${outside}
 address add 198.51.100.1/24 dev out0
 link set out0 up
 route add 169.254.169.254 dev out0
+route add 168.63.129.16 dev out0
 route add 192.168.77.0/24 dev out0
 `,
   });
   await runCommand("ip", ["-netns", outside, "-batch", "-"], {
-    input: [`${internet}/24`, "169.254.169.254/32", `${resolver}/32`, "192.168.77.1/32"]
+    input: [`${internet}/24`, "169.254.169.254/32", "168.63.129.16/32", `${resolver}/32`, "192.168.77.1/32"]
       .map((address) => `address add ${address} dev eth0\n`)
       .concat("link set eth0 up\n")
       .join(""),
@@ -124,6 +130,7 @@ route add 192.168.77.0/24 dev out0
           guestToResolverOtherPort: connect(guestOne, resolver),
           guestToPrivate: connect(guestOne, "192.168.77.1"),
           guestToMetadata: connect(guestOne, "169.254.169.254"),
+          guestToPublicMetadata: connect(guestOne, "168.63.129.16"),
           guestToHostSide: connect(guestOne, hostSide),
           guestToHostPublic: connect(guestOne, "198.51.100.1"),
           guestToGuest: connect(guestOne, two.guestAddress),
@@ -143,7 +150,12 @@ route add 192.168.77.0/24 dev out0
   // From outside, a new connection into the subnet.
   await runCommand("ip", ["-netns", outside, "route", "add", "10.200.0.0/24", "via", "198.51.100.1"]);
   const outsideToGuest = await connect(outside, one.guestAddress);
-  process.stdout.write(JSON.stringify({ ...outcomes, seenOutside: await seen, outsideToGuest }));
+  const seenOutside = await seen;
+  // Each datagram is a connection to track; another VM must still get one.
+  await inNetns(guestOne, [process.execPath, "-e", flood.replace("FROM", one.guestAddress).replace("HOST", internet)]);
+  const tracked = Number(await readFile("/proc/sys/net/netfilter/nf_conntrack_count", "utf8"));
+  const afterFlood = { tracked: tracked > 8000 && tracked < 9000, other: await connect(guestTwo, internet) };
+  process.stdout.write(JSON.stringify({ ...outcomes, seenOutside, outsideToGuest, afterFlood }));
   host.close();
 } finally {
   for (const child of listeners) child.kill();

@@ -8,12 +8,14 @@ export const tapName = "tap0";
 const uplinkName = "up0";
 
 // What a VM may never open a connection to: special-purpose and private networks (RFC 6890), the cloud's metadata
-// service at 169.254.169.254 among them. Public addresses stay reachable.
+// service at 169.254.169.254 among them, and Azure's, which gives the host's secrets away at an address that looks public
+// (https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16). Other public addresses stay reachable.
 const deniedNetworks = [
   "0.0.0.0/8",
   "10.0.0.0/8",
   "100.64.0.0/10",
   "127.0.0.0/8",
+  "168.63.129.16",
   "169.254.0.0/16",
   "172.16.0.0/12",
   "192.0.0.0/24",
@@ -21,6 +23,9 @@ const deniedNetworks = [
   "198.18.0.0/15",
   "224.0.0.0/3",
 ];
+
+/** Connections that the host tracks for one VM at once: its table is shared, and a VM that fills it would cut off all others. */
+const maxConnections = 8192;
 
 /** The nftables table that holds an instance's rules; creating it is what claims the subnet. */
 export function hostTableName(subnet: Subnet): string {
@@ -47,7 +52,8 @@ export function hostRules(rules: HostRules, mode: "claim" | "refresh"): string {
   const table = hostTableName(rules.subnet);
   const links = `"${hostLinkPrefix(rules.instanceId)}*"`;
   const resolvers = rules.resolvers.length > 0 ? `ip daddr { ${rules.resolvers.join(", ")} } ` : undefined;
-  const askResolver = resolvers ? [`${resolvers}meta l4proto { tcp, udp } th dport 53 accept`] : [];
+  const toResolver = `${resolvers}meta l4proto { tcp, udp } th dport 53`;
+  const askResolver = resolvers ? [`${toResolver} jump counted`, `${toResolver} accept`] : [];
   // An address is a VM's own exactly if the host routes it to the link that the packet came from.
   const ownAddressOnly = ["meta nfproto != ipv4 drop", "fib saddr . iif oif missing drop"];
   const chains: Record<string, readonly string[]> = {
@@ -63,8 +69,10 @@ export function hostRules(rules: HostRules, mode: "claim" | "refresh"): string {
       "ct state established,related accept",
       ...askResolver,
       `ip daddr { ${deniedNetworks.join(", ")} } drop`,
+      "jump counted",
       "tcp flags syn tcp option maxseg size set rt mtu",
     ],
+    counted: [`ct state new add @connections { ip saddr ct count over ${maxConnections} } drop`],
     to_vm: ["ct state established,related accept", "drop"],
     input: ["type filter hook input priority filter; policy accept;", `iifname ${links} jump to_host`],
     to_host: [...ownAddressOnly, "ct state established,related accept", ...askResolver, "drop"],
@@ -76,7 +84,8 @@ export function hostRules(rules: HostRules, mode: "claim" | "refresh"): string {
   const body = Object.entries(chains).map(([name, lines]) => `  chain ${name} {\n${indent(lines)}  }\n`);
   // Deleting and adding in one transaction leaves no moment without rules; `add` first keeps `delete` from failing.
   const start = mode === "claim" ? `create table inet ${table}` : `add table inet ${table}\ndelete table inet ${table}`;
-  return `${start}\ntable inet ${table} {\n${body.join("")}}\n`;
+  const set = "  set connections { type ipv4_addr; size 65535; flags dynamic; }\n";
+  return `${start}\ntable inet ${table} {\n${set}${body.join("")}}\n`;
 }
 
 function indent(lines: readonly string[]): string {
