@@ -27,6 +27,7 @@ test("a tenant's build does not wait behind another's whole queue", async () => 
         }),
     },
     feed: new BuildFeed(),
+    uploads: { sweep: async () => undefined },
     concurrency: 2,
     buildTimeoutMs: 60_000,
     scratchDirectory: "/nonexistent",

@@ -8,11 +8,14 @@ import { type Build, failureOf } from "./domain/build.ts";
 import { isTerminal } from "./domain/build-state.ts";
 import type { BuildStore } from "./ports.ts";
 import { BuildMoved } from "./step-progress.ts";
+import type { UploadService } from "./upload-service.ts";
 
 export interface BuildQueueDeps {
   readonly store: BuildStore;
   readonly runner: Pick<BuildRunner, "run">;
   readonly feed: BuildFeed;
+  /** Its sweep removes what an ended build was made from. */
+  readonly uploads: Pick<UploadService, "sweep">;
   readonly concurrency: number;
   readonly buildTimeoutMs: number;
   readonly scratchDirectory: string;
@@ -142,7 +145,7 @@ export class BuildQueue implements AsyncDisposable {
   }
 
   async #run(build: Build, controller: AbortController): Promise<void> {
-    const { store, runner, buildTimeoutMs, log } = this.#deps;
+    const { store, runner, uploads, buildTimeoutMs, log } = this.#deps;
     const { buildId, tenantId } = build;
     const timer = setTimeout(
       () =>
@@ -163,6 +166,11 @@ export class BuildQueue implements AsyncDisposable {
       );
     } finally {
       clearTimeout(timer);
+      if (build.request.source.kind === "upload") {
+        await uploads
+          .sweep()
+          .catch((error: unknown) => log.warn("an upload is left to the next sweep", { buildId, error }));
+      }
     }
   }
 

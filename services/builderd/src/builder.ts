@@ -88,13 +88,24 @@ export async function openBuilder(
     metrics,
   });
   const queue = stack.use(
-    new BuildQueue({ store, runner, feed, concurrency, buildTimeoutMs, scratchDirectory, clock, log, metrics, abort }),
+    new BuildQueue({
+      store,
+      runner,
+      feed,
+      uploads,
+      concurrency,
+      buildTimeoutMs,
+      scratchDirectory,
+      clock,
+      log,
+      metrics,
+      abort,
+    }),
   );
   await queue.recover();
   stack.use(everyMs(sweepIntervalMs, () => uploads.sweep(), { name: "uploads", log, atStart: true }));
   const service = new BuildService({
     store,
-    uploads: uploadStore,
     queue,
     feed,
     platform: formatPlatform(platform),

@@ -78,11 +78,9 @@ export interface Upload {
 export interface UploadStore {
   /** Throws UPLOAD_LIMIT_REACHED when the tenant holds `maxPerTenant` already. */
   add(upload: Upload, maxPerTenant: number): Promise<void>;
-  /** Throws UPLOAD_NOT_FOUND when it is not there, another tenant's, or expired. */
-  get(tenantId: TenantId, uploadId: UploadId, nowMs: number): Promise<Upload>;
   ids(): Promise<Set<string>>;
-  /** Forgets expired uploads that no unfinished build reads; answers their ids. */
-  removeExpired(nowMs: number): Promise<UploadId[]>;
+  /** Forgets uploads that have expired or were built from, except those that an unfinished build reads; answers their ids. */
+  removeSpent(nowMs: number): Promise<UploadId[]>;
 }
 
 export interface RootfsFile {

@@ -4,11 +4,10 @@ import type { BuildFeed } from "./build-feed.ts";
 import type { BuildQueue } from "./build-queue.ts";
 import type { Build, BuildRequest } from "./domain/build.ts";
 import { isTerminal } from "./domain/build-state.ts";
-import type { BuildLimits, BuildStore, LogLine, UploadStore } from "./ports.ts";
+import type { BuildLimits, BuildStore, LogLine } from "./ports.ts";
 
 export interface BuildServiceDeps {
   readonly store: BuildStore;
-  readonly uploads: UploadStore;
   readonly queue: BuildQueue;
   readonly feed: BuildFeed;
   /** What builds are made for, as `os/architecture`. */
@@ -37,11 +36,10 @@ export class BuildService {
 
   /** Starts a build, or answers the one that the key stands for. Throws what `BuildStore.create` throws. */
   async build({ tenantId, idempotencyKey, request, credentials }: StartBuild): Promise<Build> {
-    const { store, uploads, queue, platform, limits, clock, stopping } = this.#deps;
+    const { store, queue, platform, limits, clock, stopping } = this.#deps;
     if (stopping.aborted) throw new ServiceError("SHUTTING_DOWN", "builderd is stopping");
     const nowMs = clock.nowMs();
     if (request.source.kind === "reference") parseImageReference(request.source.reference);
-    else await uploads.get(tenantId, request.source.uploadId, nowMs);
     const wanted = {
       buildId: newId("build", nowMs),
       tenantId,

@@ -86,10 +86,10 @@ export class UploadService {
     return join(this.#deps.directory, uploadId);
   }
 
-  /** Forgets expired uploads and removes directories that no upload owns. It takes no hint: a crash is finished by the next pass. */
+  /** Forgets spent uploads and removes directories that no upload owns. It takes no hint: a crash is finished by the next pass. */
   async sweep(): Promise<void> {
     const { store, directory, clock, log } = this.#deps;
-    const expired = await store.removeExpired(clock.nowMs());
+    const spent = await store.removeSpent(clock.nowMs());
     // Listed before the rows are read: an upload that ends in between has its row by then or is still being received.
     const names = await readdir(directory).catch(() => []);
     const receiving = new Set<string>(this.#receiving.keys());
@@ -97,7 +97,7 @@ export class UploadService {
     for (const name of names) {
       if (!known.has(name) && !receiving.has(name)) await rm(join(directory, name), { recursive: true, force: true });
     }
-    if (expired.length > 0) log.info("uploads expired", { count: expired.length });
+    if (spent.length > 0) log.info("uploads removed", { count: spent.length });
   }
 }
 

@@ -115,7 +115,7 @@ test("those who watch see every state and how far it is", async (context) => {
 test("a running build is cancelled and leaves nothing; cancelling again changes nothing", async (context) => {
   const writer = gatedWriter();
   const builder = await startBuilder(context, { writeRootfs: writer.write });
-  const [uploadId = ""] = await images(context, builder, 1);
+  const [uploadId = "", nextId = ""] = await images(context, builder, 2);
   const buildId = await start(builder, uploadId);
   await writer.entered(1);
   const client = builder.as(tenantId);
@@ -125,9 +125,13 @@ test("a running build is cancelled and leaves nothing; cancelling again changes 
   assert.deepEqual(await builder.scratch(), []);
   assert.equal((await client.cancelBuild({ tenantId, buildId })).state, BuildState.CANCELLED);
   assert.equal(builder.assets.stored.length, 0);
-  // The upload is still there to be built from, and the next build has its turn.
+  assert.deepEqual(await readdir(join(builder.directory, "uploads")), [nextId]);
   writer.open();
-  assert.equal((await build(builder, tenantId, fromUpload(uploadId))).state, BuildState.COMPLETED);
+  assert.equal(
+    (await build(builder, tenantId, fromUpload(nextId))).state,
+    BuildState.COMPLETED,
+    "the next has its turn",
+  );
 });
 
 test("a build that waits is cancelled before it begins", async (context) => {
@@ -221,9 +225,10 @@ test("builds are listed in pages, newest first", async (context) => {
   const writer = gatedWriter();
   const builder = await startBuilder(context, { writeRootfs: writer.write });
   writer.open();
-  const [uploadId = ""] = await images(context, builder, 1);
   const ids = [];
-  for (let at = 0; at < 5; at++) ids.unshift((await build(builder, tenantId, fromUpload(uploadId))).buildId);
+  for (const uploadId of await images(context, builder, 5)) {
+    ids.unshift((await build(builder, tenantId, fromUpload(uploadId))).buildId);
+  }
   const client = builder.as(tenantId);
   const found = [];
   for (let pageToken = ""; ; ) {
@@ -264,7 +269,22 @@ test("stopping leaves a running build to the next start, which builds it from th
   ]);
   assert.deepEqual(await next.scratch(), []);
   await next.close(); // waits for the sweep
-  assert.deepEqual(await readdir(join(builder.directory, "uploads")), [uploadId]);
+  assert.deepEqual(await readdir(join(builder.directory, "uploads")), []);
+});
+
+test("an upload is gone when its build has ended; the build's key answers as before", async (context) => {
+  const writer = gatedWriter();
+  writer.open();
+  const builder = await startBuilder(context, { writeRootfs: writer.write });
+  const [uploadId = "", kept = ""] = await images(context, builder, 2);
+  const request = { tenantId, idempotencyKey: "once", ...fromUpload(uploadId) };
+  const { buildId } = await builder.as(tenantId).buildImage(request);
+  assert.equal((await ended(builder, buildId)).state, BuildState.COMPLETED);
+  await builder.close(); // waits for the end of the build's work
+  assert.deepEqual(await readdir(join(builder.directory, "uploads")), [kept]);
+  const next = await startBuilder(context, { directory: builder.directory });
+  assert.equal((await next.as(tenantId).buildImage(request)).buildId, buildId);
+  await assert.rejects(start(next, uploadId), (error) => isServiceError(error, "UPLOAD_NOT_FOUND"));
 });
 
 test("an upload expires, with its files", async (context) => {

@@ -64,4 +64,5 @@ export const migrations: readonly Migration[] = [
       );
     `,
   },
+  { id: 2, sql: "CREATE INDEX build_by_upload ON build (source) WHERE source_kind = 'upload';" },
 ];

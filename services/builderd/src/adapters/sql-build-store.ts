@@ -11,6 +11,7 @@ import {
 import { type BuildEvent, type BuildState, buildTransitions, isTerminal } from "../domain/build-state.ts";
 import type { BuildProcess } from "../domain/process.ts";
 import type { BuildChange, BuildLimits, BuildStore, LogLine, NewBuild } from "../ports.ts";
+import { mustHoldUpload } from "./sql-upload-store.ts";
 
 interface BuildRow {
   readonly tenant_id: TenantId;
@@ -63,6 +64,8 @@ export class SqlBuildStore implements BuildStore {
           `the key "${idempotencyKey}" already stands for another build`,
         );
       }
+      // From here on the row keeps the upload, as it is in the same transaction.
+      if (request.source.kind === "upload") await mustHoldUpload(tx, tenantId, request.source.uploadId, nowMs);
       await refuseOver(tx, limits.unfinished, "the builder", unfinishedStates, []);
       await refuseOver(tx, limits.unfinishedPerTenant, "the tenant", `tenant_id = ? AND ${unfinishedStates}`, [
         tenantId,

@@ -4,7 +4,7 @@ import { isServiceError, newId } from "@unkey/base";
 import { openSqlite } from "@unkey/sql";
 import { migrations } from "./schema.ts";
 import { SqlBuildStore } from "./sql-build-store.ts";
-import { SqlUploadStore } from "./sql-upload-store.ts";
+import { mustHoldUpload, SqlUploadStore } from "./sql-upload-store.ts";
 
 const tenantId = newId("tenant");
 const upload = (expiresAtMs: number, tenant = tenantId) => ({
@@ -33,12 +33,14 @@ test("an expired upload is gone, except for a build that has not ended", async (
     },
     { unfinished: 1, unfinishedPerTenant: 1 },
   );
-  assert.deepEqual(await uploads.get(tenantId, used.uploadId, 99), used);
-  await assert.rejects(uploads.get(tenantId, used.uploadId, 100), (error) => isServiceError(error, "UPLOAD_NOT_FOUND"));
-  assert.deepEqual(await uploads.removeExpired(100), [old.uploadId]);
+  await mustHoldUpload(sql, tenantId, used.uploadId, 99);
+  const notFound = (error: unknown) => isServiceError(error, "UPLOAD_NOT_FOUND");
+  await assert.rejects(mustHoldUpload(sql, tenantId, used.uploadId, 100), notFound);
+  await assert.rejects(mustHoldUpload(sql, newId("tenant"), used.uploadId, 99), notFound);
+  assert.deepEqual(await uploads.removeSpent(100), [old.uploadId]);
   assert.deepEqual(await uploads.ids(), new Set([used.uploadId, young.uploadId]));
   await builds.advance(build, "pending", "cancel", {}, 2);
-  assert.deepEqual(await uploads.removeExpired(100), [used.uploadId]);
+  assert.deepEqual(await uploads.removeSpent(99), [used.uploadId], "what was built from is spent before it expires");
 });
 
 test("a tenant holds so many uploads and no more", async () => {

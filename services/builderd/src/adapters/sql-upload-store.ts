@@ -1,14 +1,8 @@
 import { ServiceError, type TenantId, type UploadId } from "@unkey/base";
-import type { Sql } from "@unkey/sql";
+import type { Sql, SqlStatements } from "@unkey/sql";
 import type { Upload, UploadStore } from "../ports.ts";
 
-interface UploadRow {
-  readonly tenant_id: TenantId;
-  readonly upload_id: UploadId;
-  readonly digest: string;
-  readonly size_bytes: number;
-  readonly expires_at_ms: number;
-}
+const buildsFrom = "SELECT 1 FROM build WHERE source_kind = 'upload' AND source = upload.upload_id";
 
 export class SqlUploadStore implements UploadStore {
   readonly #sql: Sql;
@@ -29,34 +23,32 @@ export class SqlUploadStore implements UploadStore {
     }
   }
 
-  async get(tenantId: TenantId, uploadId: UploadId, nowMs: number): Promise<Upload> {
-    const row = await this.#sql.one<UploadRow>(
-      "SELECT * FROM upload WHERE tenant_id = ? AND upload_id = ? AND expires_at_ms > ?",
-      [tenantId, uploadId, nowMs],
-    );
-    if (row === undefined) throw new ServiceError("UPLOAD_NOT_FOUND", `the tenant has no upload ${uploadId}`);
-    return {
-      uploadId: row.upload_id,
-      tenantId: row.tenant_id,
-      digest: row.digest,
-      sizeBytes: row.size_bytes,
-      expiresAtMs: row.expires_at_ms,
-    };
-  }
-
   async ids(): Promise<Set<string>> {
     const rows = await this.#sql.query<{ upload_id: string }>("SELECT upload_id FROM upload");
     return new Set(rows.map((row) => row.upload_id));
   }
 
-  async removeExpired(nowMs: number): Promise<UploadId[]> {
+  async removeSpent(nowMs: number): Promise<UploadId[]> {
     const rows = await this.#sql.query<{ upload_id: UploadId }>(
-      `DELETE FROM upload WHERE expires_at_ms <= ? AND NOT EXISTS (
-         SELECT 1 FROM build WHERE source_kind = 'upload' AND source = upload.upload_id
-           AND state NOT IN ('completed', 'failed', 'cancelled'))
+      `DELETE FROM upload WHERE (expires_at_ms <= ? OR EXISTS (${buildsFrom})) AND NOT EXISTS (
+         ${buildsFrom} AND state NOT IN ('completed', 'failed', 'cancelled'))
        RETURNING upload_id`,
       [nowMs],
     );
     return rows.map((row) => row.upload_id);
   }
+}
+
+/** Throws UPLOAD_NOT_FOUND when it is not there, another tenant's, or expired. */
+export async function mustHoldUpload(
+  sql: SqlStatements,
+  tenantId: TenantId,
+  uploadId: UploadId,
+  nowMs: number,
+): Promise<void> {
+  const held = await sql.one(
+    "SELECT 1 AS held FROM upload WHERE tenant_id = ? AND upload_id = ? AND expires_at_ms > ?",
+    [tenantId, uploadId, nowMs],
+  );
+  if (held === undefined) throw new ServiceError("UPLOAD_NOT_FOUND", `the tenant has no upload ${uploadId}`);
 }

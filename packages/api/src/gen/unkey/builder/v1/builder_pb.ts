@@ -638,7 +638,7 @@ export type ImageUpload = Message<"unkey.builder.v1.ImageUpload"> & {
   sizeBytes: bigint;
 
   /**
-   * It can be built from until then.
+   * It can be built from until then, once.
    *
    * @generated from field: int64 expires_at_ms = 4;
    */
@@ -998,8 +998,8 @@ export const BuilderService: GenService<{
     output: typeof BuildSchema;
   },
   /**
-   * Takes an image as a tar archive of an OCI layout: first message the header, then chunks. The upload can be built from
-   * until it expires.
+   * Takes an image as a tar archive of an OCI layout: first message the header, then chunks. The upload is gone when a
+   * build from it has ended, or when it expires.
    *
    * @generated from rpc unkey.builder.v1.BuilderService.UploadImage
    */
