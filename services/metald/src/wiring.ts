@@ -77,8 +77,11 @@ export async function startMetald(config: Config, context: DaemonContext): Promi
   const { hypervisor, networks, cgroups, counters, disks, subnet, isReal } = ground;
   const instance = { id: instanceId, subnet, uidBase: config.uidBase };
 
+  // Aborted when nothing needs what is made ready for VMs any more.
+  const closing = new AbortController();
+  const untilClosing = AbortSignal.any([context.abort, closing.signal]);
   const guestAssets = once(() =>
-    ensureGuestAssets({ cacheDir: config.guestDir, log: (detail) => log.info(detail), signal: context.abort }),
+    ensureGuestAssets({ cacheDir: config.guestDir, log: (detail) => log.info(detail), signal: untilClosing }),
   );
   const assetClient = assetChannel.client(AssetService);
   const bootAssets = once(async () => ensureBootAssets(assetClient, store, await guestAssets()));
@@ -86,7 +89,7 @@ export async function startMetald(config: Config, context: DaemonContext): Promi
   const probe = once(async () => {
     const guest = isReal ? await guestAssets() : { kernelPath: "/none", initrdPath: "/none" };
     const deps = { hypervisor, store, disks, probeDir: join(config.dataDir, "probe"), log };
-    probed = await findAccelerator(deps, guest, context.abort);
+    probed = await findAccelerator(deps, guest, untilClosing);
     return probed;
   });
 
@@ -151,8 +154,14 @@ export async function startMetald(config: Config, context: DaemonContext): Promi
   // Seconds of work that the first VM should not wait for.
   const readied = isReal ? [probe().then(showLayers), bootAssets()] : [probe()];
   for (const early of readied) {
-    early.catch((error: unknown) => log.warn("not ready for VMs yet; tried again when one is created", { error }));
+    early.catch((error: unknown) => {
+      if (!closing.signal.aborted) log.warn("not ready for VMs yet; tried again when one is created", { error });
+    });
   }
+  stack.defer(async () => {
+    closing.abort(new ServiceError("SHUTTING_DOWN", "metald is stopping"));
+    await Promise.allSettled(readied); // it uses the database and runs a trial guest
+  });
 
   health.dependency("hypervisor", () => {
     if (probed === undefined) throw new Error("no trial boot has succeeded yet");
