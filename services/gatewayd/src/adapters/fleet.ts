@@ -68,10 +68,10 @@ export class Fleet {
   }
 
   /** Gives back what a VM that was never created holds; it runs out by itself too. */
-  async releaseRoom({ hostId, tenantId, reservationId }: VmRow, acting: Acting, signal: AbortSignal): Promise<void> {
-    if (hostId === "" || reservationId === "") return;
-    const metal = await this.#platform.hosts.client(hostId);
-    await metal.releaseReservation({ tenantId, reservationId }, this.#quick(acting, signal));
+  async releaseRoom(vm: VmRow, acting: Acting, signal: AbortSignal): Promise<void> {
+    const { tenantId, reservationId } = vm;
+    if (vm.hostId === "" || reservationId === "") return;
+    await this.#on(vm, (metal) => metal.releaseReservation({ tenantId, reservationId }, this.#quick(acting, signal)));
   }
 
   /** Output of a VM as it was written. */
@@ -107,7 +107,7 @@ export class Fleet {
   }
 
   async #on<T>(vm: VmRow, body: (metal: Client<typeof MetalService>) => Promise<T>): Promise<T> {
-    return body(await this.#platform.hosts.client(vm.hostId));
+    return this.#platform.hosts.on(vm.hostId, body);
   }
 
   #quick(acting: Acting, signal: AbortSignal) {

@@ -1,6 +1,7 @@
-import type { Client } from "@connectrpc/connect";
+import { type Client, ConnectError } from "@connectrpc/connect";
+import { ErrorInfoSchema } from "@unkey/api/common";
 import { type Host, MetalService } from "@unkey/api/metal";
-import { type Clock, ServiceError, systemClock } from "@unkey/base";
+import { type Clock, isServiceError, ServiceError, systemClock } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
 import type { RpcChannel } from "@unkey/rpc";
 
@@ -44,7 +45,22 @@ export class HostDirectory {
     return this.#entries.flatMap(({ host, reachable }) => (host && reachable ? [host] : []));
   }
 
-  /** The metald of a host. Throws HOST_UNREACHABLE when no configured host has that id. */
+  /**
+   * Calls the metald of a host. Throws HOST_UNREACHABLE when no configured host has that id or the host does not answer;
+   * what it answers is passed on.
+   */
+  async on<T>(hostId: string, body: (metal: Client<typeof MetalService>) => Promise<T>): Promise<T> {
+    const metal = await this.client(hostId);
+    try {
+      return await body(metal);
+    } catch (error) {
+      throw isSilence(error)
+        ? new ServiceError("HOST_UNREACHABLE", `the host ${hostId} does not answer`, { cause: error })
+        : error;
+    }
+  }
+
+  /** The metald of a host, for streams. Throws HOST_UNREACHABLE when no configured host has that id. */
   async client(hostId: string): Promise<Client<typeof MetalService>> {
     const known = () => this.#entries.find((entry) => entry.host?.hostId === hostId);
     if (!known()) await Promise.all(this.#entries.map((entry) => this.#refresh(entry)));
@@ -77,4 +93,10 @@ export class HostDirectory {
       entry.reachable = false;
     }
   }
+}
+
+/** True when a call got no answer at all; a host may well answer that something behind it is down. */
+function isSilence(error: unknown): boolean {
+  if (!isServiceError(error, "DEPENDENCY_UNAVAILABLE")) return false;
+  return !(error.cause instanceof ConnectError && error.cause.findDetails(ErrorInfoSchema).length > 0);
 }

@@ -23,10 +23,11 @@ export function placeStep(deps: {
 
   const reserve = async (work: Work, hostId: string, reservationId: string, size: Size, signal: AbortSignal) => {
     const { tenantId } = work.deployment;
-    const metal = await platform.hosts.client(hostId);
-    await metal.reserveCapacity(
-      { tenantId, reservationId, resources: size, holdMs },
-      platform.call(work.acting, { signal, timeoutMs: callTimeoutMs }),
+    await platform.hosts.on(hostId, (metal) =>
+      metal.reserveCapacity(
+        { tenantId, reservationId, resources: size, holdMs },
+        platform.call(work.acting, { signal, timeoutMs: callTimeoutMs }),
+      ),
     );
   };
 
