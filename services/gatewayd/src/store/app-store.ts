@@ -2,6 +2,7 @@ import { toBinary } from "@bufbuild/protobuf";
 import { type Vm, VmSchema } from "@unkey/api/metal";
 import { type AppId, type DeploymentId, ServiceError, type TenantId, type VmId } from "@unkey/base";
 import type { Sql, SqlStatements } from "@unkey/sql";
+import { forgetEnv } from "./forget-env.ts";
 import { type AppRow, selectApps, selectVms, type VmRow, type WantedVmState } from "./rows.ts";
 
 /** One app and where its requests may go. */
@@ -195,12 +196,15 @@ export class AppStore {
     });
   }
 
-  /** Frees the names of apps whose last VM is gone. */
+  /** Frees the names of apps whose last VM is gone, and forgets their environments. */
   async finishDeletes(nowMs: number): Promise<void> {
-    await this.#sql.run(
-      "UPDATE app SET state = 'deleted', deleted_at_ms = ? WHERE state = 'deleting' AND NOT EXISTS (SELECT 1 FROM vm WHERE vm.app_id = app.app_id AND vm.settled = 0)",
-      [nowMs],
-    );
+    await this.#sql.transaction(async (tx) => {
+      const deleted = await tx.query<{ app_id: AppId }>(
+        "UPDATE app SET state = 'deleted', deleted_at_ms = ? WHERE state = 'deleting' AND NOT EXISTS (SELECT 1 FROM vm WHERE vm.app_id = app.app_id AND vm.settled = 0) RETURNING app_id",
+        [nowMs],
+      );
+      for (const { app_id } of deleted) await forgetEnv(tx, "app_id = ?", [app_id]);
+    });
   }
 
   /** Wants one VM stopped or gone. */

@@ -11,6 +11,7 @@ import {
   stepKinds,
 } from "../domain/deployment.ts";
 import { bumpRoutes } from "./app-store.ts";
+import { forgetEnv } from "./forget-env.ts";
 import { type DeploymentRow, selectApps, selectDeployments } from "./rows.ts";
 
 /** A repeat within this time returns the first deployment. */
@@ -128,6 +129,7 @@ export class DeploymentStore {
           [state, nowMs, deploymentId],
         );
         await tx.run("UPDATE deployment_step SET state = 'skipped' WHERE deployment_id = ?", [deploymentId]);
+        await forgetEnv(tx, "deployment_id = ?", [deploymentId]);
       } else if (state !== undefined) {
         await tx.run("UPDATE deployment SET cancel_requested = 1, revision = revision + 1 WHERE deployment_id = ?", [
           deploymentId,

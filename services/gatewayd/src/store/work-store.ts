@@ -14,6 +14,7 @@ import {
   stepTransitions,
 } from "../domain/deployment.ts";
 import { bumpRoutes } from "./app-store.ts";
+import { forgetEnv } from "./forget-env.ts";
 import { type DeploymentRow, selectDeployments } from "./rows.ts";
 
 /** The right to work on a deployment until the lease ends; the epoch tells it from every earlier and later one. */
@@ -269,6 +270,7 @@ export class WorkStore {
         nowMs,
         claim.deploymentId,
       ]);
+      if (event === "undone") await forgetEnv(tx, "deployment_id = ?", [claim.deploymentId]);
     });
   }
 
