@@ -29,9 +29,11 @@ export function renderUsage(terminal: Terminal, usage: Usage): string {
       .map((vm) => ({ cells: cellsOf(`  ${vm.vmId}${vm.complete ? "" : " *"}`, vm) })),
   ]);
   rows.push({ cells: ["total", "", "", "", "", "", "", "", money(report.total)], style: "bold" });
+  const everythingEnded = report.vms.every((vm) => vm.complete);
+  const reach = everythingEnded ? "complete" : `complete up to ${instant(report.asOfMs)}`;
   const notes = [
-    `From ${instant(report.fromMs)} to ${instant(report.toMs)}, complete up to ${instant(report.asOfMs)}. Price book ${plain(report.priceBookId)}.`,
-    ...(report.vms.some((vm) => !vm.complete) ? ["* still runs, or its last windows are on their way."] : []),
+    `From ${instant(report.fromMs)} to ${instant(report.toMs)}, ${reach}. Price book ${plain(report.priceBookId)}.`,
+    ...(everythingEnded ? [] : ["* still runs, or its last windows are on their way."]),
   ];
   return renderTable(terminal, columns, rows) + notes.map((note) => `${styled(terminal, "dim", note)}\n`).join("");
 }
