@@ -236,6 +236,7 @@ export const errorCatalogue = {
   METHOD_NOT_ALLOWED: { code: "invalid_argument", nextStep: "Use one of the methods in the Allow header." },
   UNSUPPORTED_MEDIA_TYPE: { code: "invalid_argument", nextStep: "Send the content type that the message names." },
   BODY_TOO_LARGE: { code: "resource_exhausted", nextStep: "Send less: the message names the limit." },
+  TOO_MANY_STREAMS: { code: "resource_exhausted", nextStep: "End streams that nobody reads, then try again." },
   TOO_MANY_API_KEYS: { code: "resource_exhausted", nextStep: "Revoke keys that nobody uses." },
   RATE_LIMITED: { code: "resource_exhausted", nextStep: "Wait as long as the Retry-After header says." },
   SCOPE_MISSING: {

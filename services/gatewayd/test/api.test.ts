@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { after, before, test } from "node:test";
 import { connect as tlsConnect } from "node:tls";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
@@ -7,6 +8,7 @@ import { ErrorInfoSchema } from "@unkey/api/common";
 import { DeploymentState, GatewayService } from "@unkey/api/gateway";
 import { newId } from "@unkey/base";
 import { deployAndWait, helloImage, untilTerminal } from "./harness/deploying.ts";
+import { openH2 } from "./harness/http.ts";
 import { type Gateway, type Surroundings, surroundings } from "./harness/platform.ts";
 import { rest } from "./harness/rest.ts";
 
@@ -115,6 +117,30 @@ test("a key may do what its scopes say and mint no more than it has", async () =
   const { apiKeys } = await client.listApiKeys({});
   assert.ok(apiKeys.some((key) => key.name === "reader"));
   assert.ok(!JSON.stringify(apiKeys, (_k, v: unknown) => (typeof v === "bigint" ? String(v) : v)).includes(secret));
+});
+
+test("a tenant opens only so many streams, over REST and Connect alike", async () => {
+  const key = await otherTenant();
+  const { ca } = gateway;
+  const port = Number(new URL(gateway.apiOrigin).port);
+  const ends = new AbortController();
+  using stack = new DisposableStack();
+  const statuses = [];
+  for (let connection = 0; connection < 3; connection++) {
+    const session = stack.use(await openH2({ port, ca, host: "localhost" }));
+    for (let i = 0; i < 100; i++) {
+      const head = { ":path": "/v1/vms/watch", ":authority": `localhost:${port}`, authorization: `Bearer ${key}` };
+      const stream = session.request(head, { signal: ends.signal });
+      stream.on("error", () => undefined);
+      statuses.push(once(stream, "response").then(([answer]) => (answer as Record<string, unknown>)[":status"]));
+    }
+  }
+  const all = await Promise.all(statuses);
+  assert.equal(all.filter((status) => status === 200).length, 256);
+  assert.equal(all.filter((status) => status === 429).length, 44);
+  const watch = gateway.client({ key }).watchVms({})[Symbol.asyncIterator]();
+  assert.equal((await refusal(watch.next())).reason, "TOO_MANY_STREAMS");
+  ends.abort();
 });
 
 test("a key mints none that outlives it", async () => {

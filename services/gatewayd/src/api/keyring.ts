@@ -1,4 +1,4 @@
-import { type ApiKeyId, type Clock, ServiceError } from "@unkey/base";
+import { type ApiKeyId, type Clock, ServiceError, type TenantId } from "@unkey/base";
 import { BoundedMap } from "../bounded-map.ts";
 import { bearerToken, digestOfSecret } from "../domain/api-key.ts";
 import type { ApiKeyRow, KeyStore } from "../store/key-store.ts";
@@ -41,6 +41,13 @@ export class Keyring {
     }
     this.#known.set(name, { key, untilMs: nowMs + knownForMs });
     return this.#inForce(key);
+  }
+
+  /** Streams that the tenant's keys have under way. */
+  streamsOf(tenantId: TenantId): number {
+    let streams = 0;
+    for (const entry of this.#inUse.values()) if (entry.key.tenantId === tenantId) streams += entry.streams;
+    return streams;
   }
 
   /** A signal that ends with the key; dispose it when the stream that needs it is over. */

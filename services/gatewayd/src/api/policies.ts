@@ -15,6 +15,8 @@ import { type RateLimiter, rateLimitHeaders } from "./rate-limiter.ts";
 /** Verbs that boot or stop guests answer when it is done. */
 const defaultTimeoutMs = 180_000;
 const maxTimeoutMs = 15 * 60_000;
+/** Streams stay, so the rate of requests does not bound them; each costs a look at the database now and then. */
+const maxStreamsPerTenant = 256;
 
 interface Admitted {
   readonly key: ApiKeyRow;
@@ -110,6 +112,11 @@ export function createPolicies(deps: PolicyDeps): Pipeline {
         await record(method, admitted, targetOf(request.message), outcomeOf(error), requestId);
         throw error;
       }
+    }
+    if (keyring.streamsOf(admitted.key.tenantId) >= maxStreamsPerTenant) {
+      const refusal = new ServiceError("TOO_MANY_STREAMS", `the tenant has ${maxStreamsPerTenant} streams open`);
+      await record(method, admitted, "", refusal.reason, requestId);
+      throw pipeline.refuse(method, refusal, requestId);
     }
     const inForce = keyring.whileInForce(admitted.key);
     let target = "";
