@@ -68,7 +68,10 @@ export class DevPlatform implements AsyncDisposable {
 
   tryUnkey(words: readonly string[]): Promise<Run> {
     const main = join(repository, "apps/cli/src/main.ts");
-    const options = { env: { ...process.env, UNKEY_HOME: this.home }, maxBuffer: 64 * 2 ** 20, timeout: 240_000 };
+    // This platform and no other that the environment may name.
+    const others = { UNKEY_API_URL: undefined, UNKEY_API_KEY: undefined, UNKEY_CA_FILE: undefined };
+    const env = { ...process.env, ...others, UNKEY_HOME: this.home };
+    const options = { env, maxBuffer: 64 * 2 ** 20, timeout: 240_000 };
     return new Promise((resolve) => {
       execFile(process.execPath, [main, ...words], options, (error: ExecFileException | null, stdout, stderr) => {
         resolve({ status: error === null ? 0 : typeof error.code === "number" ? error.code : 1, stdout, stderr });

@@ -28,7 +28,8 @@ process.exitCode = await demo(interrupted.signal);
 /** Yields the exit status. Whatever happens, the platform is taken down again. */
 async function demo(signal: AbortSignal): Promise<number> {
   const scratch = await mkdtemp(join(tmpdir(), "unkey-demo-"));
-  const home = process.env["UNKEY_HOME"] ?? join(scratch, "home");
+  // A platform of its own, whatever UNKEY_HOME says: in the end all its VMs are deleted.
+  const home = join(scratch, "home");
   const unkey = new UnkeyCommand(home);
   let status = 0;
   try {

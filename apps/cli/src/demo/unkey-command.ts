@@ -39,7 +39,14 @@ export class UnkeyCommand {
   async #run(words: readonly string[], output: "inherit" | "pipe"): Promise<string> {
     const child = spawn(process.execPath, [join(import.meta.dirname, "../main.ts"), ...words], {
       stdio: ["ignore", output, "inherit"],
-      env: { ...process.env, UNKEY_HOME: this.#home },
+      // Its own platform and no other that the environment may name.
+      env: {
+        ...process.env,
+        UNKEY_HOME: this.#home,
+        UNKEY_API_URL: undefined,
+        UNKEY_API_KEY: undefined,
+        UNKEY_CA_FILE: undefined,
+      },
     });
     let text = "";
     child.stdout?.setEncoding("utf8").on("data", (chunk: string) => {
