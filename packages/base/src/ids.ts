@@ -22,10 +22,8 @@ const idPrefixes = [
   "op",
   "rsv",
   "snap",
-  "bat",
   "book",
   "inv",
-  "line",
   "evt",
 ] as const;
 export type IdPrefix = (typeof idPrefixes)[number];
