@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { type AssetId, type Clock, isServiceError, type LeaseId, ServiceError } from "@unkey/base";
-import type { Gauge, Logger, Metrics } from "@unkey/daemon";
+import type { Counter, Logger, Metrics } from "@unkey/daemon";
 import {
   type Asset,
   type AssetDeclaration,
@@ -58,14 +58,11 @@ export class AssetService {
   /** Blobs without a row that the previous pass saw; only those may go, so that each gets one pass of delay. */
   #orphans = new Set<Digest>();
   #uploads = 0;
-  readonly #freed: Gauge;
+  readonly #freed: Counter;
 
   constructor(deps: AssetServiceDeps) {
     this.#deps = deps;
-    this.#freed = deps.metrics.gauge(
-      "unkey_assets_freed_bytes",
-      "Bytes that collection has given back since the start.",
-    );
+    this.#freed = deps.metrics.counter("unkey_assets_freed_bytes_total", "Bytes that collection has given back.");
     deps.metrics.gauge("unkey_assets_uploads", "Uploads under way.").set(0);
   }
 
@@ -248,7 +245,7 @@ export class AssetService {
     const marked = idsOf(toMark(assets, rules));
     await catalog.mark(marked, rules.pass);
     freedBytes += await this.#collectOrphans(signal);
-    this.#freed.add(freedBytes);
+    this.#freed.inc({}, freedBytes);
     if (swept.length > 0 || marked.length > 0 || freedBytes > 0) {
       log.info("collected", { marked: marked.length, swept: swept.length, freedBytes });
     }
