@@ -136,6 +136,17 @@ test("without a terminal each step prints one line when it starts and one when i
   assert.equal(text(), ["… build", "✓ build        1.2 s  cached", "… boot", "✗ boot         1.2 s", ""].join("\n"));
 });
 
+test("what is written after the list was left stays, though it is left a second time", () => {
+  const { terminal, text } = capture({ live: true, columns: 80 });
+  {
+    using list = new StepList(terminal, () => 5000);
+    list.update(steps(["done"]));
+    list[Symbol.dispose]();
+    terminal.write("it serves\n");
+  }
+  assert.ok(text().endsWith("it serves\n"));
+});
+
 test("on a terminal the list is drawn in place, within the columns, with the time so far", () => {
   const { terminal, text } = capture({ live: true, columns: 26 });
   {

@@ -37,6 +37,7 @@ export class StepList implements Disposable {
   #steps: readonly Step[] = [];
   #drawnLines = 0;
   #frame = 0;
+  #left = false;
 
   constructor(terminal: Terminal, nowMs: () => number, options: { readonly nameWidth?: number } = {}) {
     this.#terminal = terminal;
@@ -56,8 +57,10 @@ export class StepList implements Disposable {
     else this.#print();
   }
 
-  /** Leaves the list as it is on the screen. */
+  /** Leaves the list as it is on the screen; a second time does nothing, for something else may stand below it by then. */
   [Symbol.dispose](): void {
+    if (this.#left) return;
+    this.#left = true;
     clearInterval(this.#timer);
     if (this.#terminal.live && this.#steps.length > 0) this.#draw();
   }
