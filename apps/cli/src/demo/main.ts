@@ -11,9 +11,7 @@ import { CommandFailed, UnkeyCommand } from "./unkey-command.ts";
 import { generateLoad, openUntilOk } from "./visit.ts";
 
 const app = "hello";
-const { values: flags } = parseArgs({
-  options: { once: { type: "boolean", default: false }, ports: { type: "string", default: "default" } },
-});
+const flags = readFlags();
 
 const interrupted = new AbortController();
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
@@ -24,6 +22,17 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 }
 
 process.exitCode = await demo(interrupted.signal);
+
+function readFlags() {
+  try {
+    return parseArgs({
+      options: { once: { type: "boolean", default: false }, ports: { type: "string", default: "default" } },
+    }).values;
+  } catch {
+    console.error("usage: npm run demo [-- --once] [--ports default|auto]");
+    process.exit(2);
+  }
+}
 
 /** Yields the exit status. Whatever happens, the platform is taken down again. */
 async function demo(signal: AbortSignal): Promise<number> {

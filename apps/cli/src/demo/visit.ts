@@ -25,7 +25,10 @@ export async function generateLoad(visit: Visit): Promise<string> {
   let left = requests;
   await Promise.all(
     Array.from({ length: connections }, async () => {
-      while (left-- > 0) bytes += (await client.get("/load.bin")).length;
+      while (left-- > 0) {
+        const { length } = await client.get("/load.bin");
+        bytes += length; // not `bytes += await …`, which reads `bytes` before the others have added to it
+      }
     }),
   );
   const seconds = (performance.now() - startMs) / 1000;
