@@ -53,7 +53,7 @@ test("deploy uploads a layout as a tar, asks once under one key and ends with th
     },
   });
   const options = { home: folder.path, env: { B: "from here" } };
-  const argv = ["deploy", "image", "--env", "A=1", "-e", "A=2", "--env", "B", "--memory", "512MiB"];
+  const argv = ["deploy", "image", "--app", "web", "--env", "A=1", "-e", "A=2", "--env", "B", "--memory", "512MiB"];
   const run = await unkey(options, ...argv);
   assert.equal(run.err, "");
   assert.match(
@@ -171,7 +171,7 @@ test("what is no image is refused before anything is sent, with the command that
   const cases: Array<[string, RegExp, number]> = [
     [
       "docker",
-      /has a Dockerfile but no OCI layout.*\nnext: {2}Make one: docker buildx build --output type=oci,dest=docker\.tar docker && unkey deploy docker\.tar/,
+      /has a Dockerfile but no OCI layout.*\nnext: {2}Make one: docker buildx build --output type=oci,dest=docker\.tar docker && unkey deploy docker\.tar --app <name>/,
       2,
     ],
     ["empty", /without an OCI layout.*\nnext: {2}Make one: skopeo copy .* docker\.io\/library\/empty/, 2],
@@ -182,8 +182,11 @@ test("what is no image is refused before anything is sent, with the command that
     ["nowhere.tar", /nowhere\.tar does not exist/, 3],
     ["two words", /is no image reference/, 2],
   ];
+  const nameless = await unkey({ home: folder.path, env }, "deploy", "linked");
+  assert.match(nameless.err, /a local image has no name to call the app by\nnext: {2}Name the app with --app/);
+  assert.equal(nameless.exitCode, 2);
   for (const [image, message, exitCode] of cases) {
-    const run = await unkey({ home: folder.path, env }, "deploy", image);
+    const run = await unkey({ home: folder.path, env }, "deploy", image, "--app", "web");
     assert.match(run.err, message);
     assert.equal(run.exitCode, exitCode, image);
   }

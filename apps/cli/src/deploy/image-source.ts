@@ -41,7 +41,7 @@ function layoutDirectory(argument: string, path: string): ImageSource {
     const archiveName = `${basename(path)}.tar`;
     throw usageFailure(
       `${argument} has a Dockerfile but no OCI layout, and images are not built here`,
-      `Make one: docker buildx build --output type=oci,dest=${archiveName} ${argument} && unkey deploy ${archiveName}`,
+      `Make one: docker buildx build --output type=oci,dest=${archiveName} ${argument} && unkey deploy ${archiveName} --app <name>`,
     );
   }
   const advice = /^[a-z0-9][a-z0-9._-]*$/.test(argument)

@@ -37,6 +37,9 @@ type DeployFlags = ApiFlags &
 export async function deploy(context: CliContext, flags: DeployFlags, image: string): Promise<void> {
   const startedAtMs = context.clock.nowMs();
   const source = imageSource(image, context.cwd);
+  if (source.kind !== "reference" && flags.app === undefined) {
+    throw usageFailure("a local image has no name to call the app by", "Name the app with --app.");
+  }
   const request = await requestOf(context, flags, source);
   using gateway = openGateway(context, flags);
   using steps = new StepList(flags.json ? silent : context.out, () => context.clock.nowMs(), {

@@ -1,6 +1,7 @@
 import { mib } from "@unkey/base";
 import { apiFlags, command, text, word } from "../../command.ts";
-import { sizeAtLeast } from "../../deploy/resources.ts";
+import { appName } from "../../deploy/app-name.ts";
+import { minMemoryBytes, sizeAtLeast } from "../../deploy/resources.ts";
 import { wholeNumber } from "../../numbers.ts";
 
 export const deploy = command({
@@ -9,8 +10,8 @@ export const deploy = command({
     flags: {
       app: {
         kind: "parsed",
-        parse: text,
-        brief: "Name of the app (from the image's without it)",
+        parse: appName,
+        brief: "Name of the app (from the image's without it; needed for a local image)",
         optional: true,
         placeholder: "name",
       },
@@ -33,14 +34,14 @@ export const deploy = command({
       port: {
         kind: "parsed",
         parse: (input: string) => wholeNumber(input, "--port", { min: 1, max: 65_535 }),
-        brief: "TCP port that the app listens on (the image's without it)",
+        brief: "TCP port that the app listens on, handed to it as PORT (the image's without it)",
         optional: true,
         placeholder: "port",
       },
       memory: {
         kind: "parsed",
-        parse: (input: string) => sizeAtLeast(input, "--memory", 64 * mib),
-        brief: "Memory of the VM (256MiB)",
+        parse: (input: string) => sizeAtLeast(input, "--memory", minMemoryBytes),
+        brief: "Memory of the VM, at least 96MiB (256MiB)",
         optional: true,
         placeholder: "size",
       },
