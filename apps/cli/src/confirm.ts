@@ -1,5 +1,5 @@
 import type { CliContext } from "./context.ts";
-import { Interrupted, usageFailure } from "./failure.ts";
+import { CliFailure, Interrupted, usageFailure } from "./failure.ts";
 
 /** Asks before something that cannot be undone; without a person to ask, `--yes` has to say so. */
 export async function confirmOrRefuse(context: CliContext, question: string): Promise<void> {
@@ -8,5 +8,6 @@ export async function confirmOrRefuse(context: CliContext, question: string): Pr
   }
   const { confirm, isCancel } = await import("@clack/prompts");
   const answer = await confirm({ message: question, initialValue: false });
-  if (answer !== true || isCancel(answer)) throw new Interrupted("Nothing was changed.");
+  if (isCancel(answer)) throw new Interrupted("Nothing was changed.");
+  if (!answer) throw new CliFailure("not confirmed", { nextStep: "Nothing was changed." });
 }

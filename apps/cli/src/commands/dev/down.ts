@@ -31,5 +31,7 @@ export async function devDown(context: CliContext, flags: DownFlags): Promise<vo
       ? "the VMs run on"
       : `${counted(vms.length, "VM")} ${flags.deleteVms ? "deleted" : "stopped"}`;
     out.write(`Stopped ${stopped.join(", ")}; ${vmText}.\n`);
+    if (vms.length > 0 && !flags.deleteVms)
+      out.write("`unkey dev up` starts the daemons again, `unkey start <app>` an app's VMs.\n");
   }
 }

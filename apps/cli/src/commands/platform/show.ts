@@ -19,7 +19,7 @@ export async function showPlatform(context: CliContext, flags: ApiFlags): Promis
 export function renderPlatform(terminal: Terminal, platform: Platform): string {
   const head = renderFields(terminal, [
     ["version", platform.version],
-    ["apps at", `https://<app>.${platform.appDomain}`],
+    ["app domain", platform.appDomain],
     ["tenant", platform.tenantId],
   ]);
   return [head, ...platform.hosts.map((host) => `\n${renderHost(terminal, host)}`)].join("");
