@@ -207,7 +207,7 @@ export const errorCatalogue = {
   },
   IMAGE_ARCHIVE_INVALID: {
     code: "invalid_argument",
-    nextStep: "Make the archive as an OCI layout, for example with `skopeo copy … oci-archive:app.tar`.",
+    nextStep: "Make an OCI layout with one image in it, for example with `skopeo copy … oci-archive:app.tar`.",
   },
   ROOTFS_TOOL_MISSING: {
     code: "failed_precondition",
