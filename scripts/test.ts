@@ -4,13 +4,18 @@
  * end-to-end test fails the run.
  */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, rmSync } from "node:fs";
+import { globSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { SkippedTest } from "./skip-reporter.ts";
 
 const root = join(import.meta.dirname, "..");
 const skippedFile = join(root, "node_modules/.cache/skipped-tests.ndjson");
 const wanted = process.argv.slice(2);
+for (const pattern of wanted) {
+  if (pattern.startsWith("-") || globSync(pattern, { cwd: root }).length > 0) continue;
+  console.error(`no file matches ${pattern}`);
+  process.exit(2);
+}
 const runs =
   wanted.length > 0
     ? [{ name: "chosen", concurrency: 1, patterns: wanted }]
