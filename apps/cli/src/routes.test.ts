@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { errorCatalogue } from "@unkey/base";
 import { routes } from "./routes.ts";
 
 type Target = ReturnType<typeof routes.getAllEntries>[number]["target"];
@@ -23,4 +24,20 @@ test("every command takes --json", () => {
     without.map(([words]) => words),
     [],
   );
+});
+
+test("every command that the error catalogue names exists", () => {
+  const named = Object.entries(errorCatalogue).flatMap(([reason, { nextStep }]) =>
+    Array.from(nextStep.matchAll(/`unkey ([^`]+)`/g), (match) => ({ reason, words: (match[1] ?? "").split(" ") })),
+  );
+  assert.ok(named.length > 5);
+  for (const { reason, words } of named) {
+    let target: Target | undefined = routes;
+    for (const word of words) {
+      // What follows a command is its arguments.
+      if (target !== undefined && "getRoutingTargetForInput" in target) target = target.getRoutingTargetForInput(word);
+    }
+    const isRunnable = target !== undefined && (!("getDefaultCommand" in target) || target.getDefaultCommand());
+    assert.ok(isRunnable, `${reason} names \`unkey ${words.join(" ")}\``);
+  }
 });

@@ -127,7 +127,10 @@ export const errorCatalogue = {
   },
   VM_BOOT_INTERRUPTED: { code: "aborted", nextStep: "Nothing: the VM was stopped or deleted while it booted." },
   VM_DIED: { code: "internal", nextStep: "Read the last console lines and monitor.log of the VM's folder." },
-  GUEST_CRASHED: { code: "failed_precondition", nextStep: "Read the last console lines: the guest kernel gave up." },
+  GUEST_CRASHED: {
+    code: "failed_precondition",
+    nextStep: "Read the last console lines: the guest kernel gave up. With little memory, ask for more.",
+  },
   GUEST_FAILED: { code: "failed_precondition", nextStep: "Correct the program or image as the message says." },
   METERING_REFUSED: { code: "resource_exhausted", nextStep: "Give billaged room for its log, then boot the VM again." },
   // Certificates
@@ -244,7 +247,7 @@ export const errorCatalogue = {
     nextStep: "Use an API key that has the scope, or have one made by somebody who does.",
   },
   SCOPE_UNKNOWN: { code: "invalid_argument", nextStep: "Use the scopes that the message lists." },
-  API_KEY_NOT_FOUND: { code: "not_found", nextStep: "List the tenant's keys with GET /v1/keys." },
+  API_KEY_NOT_FOUND: { code: "not_found", nextStep: "List the tenant's keys with `unkey keys list`." },
   APP_NOT_FOUND: { code: "not_found", nextStep: "List the apps with `unkey apps`." },
   APP_NAME_TAKEN: {
     code: "already_exists",
@@ -253,7 +256,7 @@ export const errorCatalogue = {
   APP_NAME_NEEDED: { code: "invalid_argument", nextStep: "Name the app with --app." },
   APP_NOT_DEPLOYED: { code: "failed_precondition", nextStep: "Deploy the app with `unkey deploy` first." },
   APP_CHANGED_MEANWHILE: { code: "aborted", nextStep: "Look at the app's state and try again." },
-  DEPLOYMENT_NOT_FOUND: { code: "not_found", nextStep: "List the deployments with GET /v1/deployments." },
+  DEPLOYMENT_NOT_FOUND: { code: "not_found", nextStep: "List the deployments with `unkey deployments`." },
   DEPLOYMENT_IN_PROGRESS: {
     code: "failed_precondition",
     nextStep: "Wait for the deployment that the message names, or cancel it.",

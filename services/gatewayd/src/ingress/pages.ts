@@ -19,12 +19,12 @@ export const refusals = {
   notDeployed: (app: string): Refusal => ({
     status: 503,
     title: `The app ${app} has no release that serves yet.`,
-    nextStep: "Look at its deployment with `unkey apps`.",
+    nextStep: "Look at its deployment with `unkey deployments`.",
   }),
   stopped: (app: string): Refusal => ({
     status: 503,
     title: `The app ${app} is stopped.`,
-    nextStep: `Start it with POST /v1/apps/${app}/start, or deploy it again.`,
+    nextStep: `Start it with \`unkey start ${app}\`, or deploy it again.`,
   }),
   busy: (app: string): Refusal => ({
     status: 503,
