@@ -70,7 +70,7 @@ suite("a guest under QEMU", skip === undefined ? {} : { skip }, () => {
 
   test("a user other than root sees a container's world and nothing of the init's", async () => {
     const look = [
-      "id",
+      "id; grep ^SigIgn /proc/self/status",
       "pwd; stat -c %u:%g . /dev/stdout /proc/self/fd/1",
       "echo home=$HOME host=$HOSTNAME; cat /etc/hostname /etc/hosts /etc/resolv.conf",
       "cat /dev/.unkey/config/app; ls /dev/.unkey; cat /dev/vdc | head -c 1; cat /dev/hvc0; cat /proc/1/environ",
@@ -90,6 +90,7 @@ suite("a guest under QEMU", skip === undefined ? {} : { skip }, () => {
     const spec = await fixture.newShellSpec(look, app, { hosts });
     const text = (await outputOf(spec)).toString();
     assert.match(text, /^uid=1234 gid=2345 groups=20,2345,3456$/m);
+    assert.match(text, /^SigIgn:\t0+$/m);
     assert.match(text, /^\/made\/for it$/m);
     assert.match(text, /^home=\/ host=guest$/m);
     assert.match(text, /^127\.0\.0\.1 localhost$/m);
