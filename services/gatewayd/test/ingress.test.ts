@@ -432,7 +432,7 @@ test("an app that is stopped, starts again, is replaced under load, and deleted"
   await client.stopApp({ app: "web" });
   const stopped = await web();
   assert.equal(stopped.status, 503);
-  assert.match(stopped.body, /web is stopped[\s\S]*\/v1\/apps\/web\/start/);
+  assert.match(stopped.body, /web is stopped[\s\S]*unkey start web/);
   await client.startApp({ app: "web" });
   assert.equal((await web()).status, 200);
 
