@@ -1,10 +1,12 @@
-import { fit, plain, styled, type Terminal, width } from "./terminal.ts";
+import { fit, fitMiddle, plain, styled, type Terminal, width } from "./terminal.ts";
 
 export interface Column {
   readonly title: string;
   readonly align?: "left" | "right";
   /** Gives way first when the terminal is narrow. */
   readonly shrinks?: boolean;
+  /** Loses its middle when it shrinks: ids begin alike. */
+  readonly keepsEnd?: boolean;
 }
 
 /** A row of cells without styles; a total is set off from the rows above it. */
@@ -35,7 +37,7 @@ export function renderTable(terminal: Terminal, columns: readonly Column[], give
   const line = (cells: readonly string[]) =>
     columns
       .map((column, i) => {
-        const cell = fit(cells[i] ?? "", widths[i] ?? 0);
+        const cell = (column.keepsEnd ? fitMiddle : fit)(cells[i] ?? "", widths[i] ?? 0);
         const blank = " ".repeat((widths[i] ?? 0) - width(cell));
         return column.align === "right" ? blank + cell : cell + blank;
       })

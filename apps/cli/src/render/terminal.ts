@@ -43,6 +43,14 @@ export function width(text: string): number {
   return Array.from(stripVTControlCharacters(text)).length;
 }
 
+/** As `fit`, with the end kept, where ids differ. */
+export function fitMiddle(text: string, columns: number): string {
+  if (width(text) <= columns || columns < 3) return fit(text, columns);
+  const points = Array.from(text);
+  const end = Math.ceil((columns - 1) / 2);
+  return `${points.slice(0, columns - 1 - end).join("")}…${points.slice(-end).join("")}`;
+}
+
 /** `text` (without styles) in at most `columns`, the cut shown by an ellipsis. */
 export function fit(text: string, columns: number): string {
   if (width(text) <= columns) return text;

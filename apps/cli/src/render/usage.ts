@@ -12,7 +12,7 @@ export function renderUsage(terminal: Terminal, usage: Usage): string {
     return "No usage in this period yet: a minute is shown when it has ended, a stopped VM at once.\n";
   }
   const columns = [
-    { title: "APP / VM", shrinks: true },
+    { title: "APP / VM", shrinks: true, keepsEnd: true },
     { title: "VCPU·S", align: "right" },
     { title: "MEM GIB·S", align: "right" },
     { title: "DISK GIB·S", align: "right" },
