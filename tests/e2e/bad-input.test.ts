@@ -65,9 +65,11 @@ before(async () => {
   assert.deepEqual(served.vmIds, deployment.vmIds);
   baseline = footprint(platform.home, instance);
   room = await roomTaken();
-  assert.equal(baseline["vms"]?.length, 1);
-  assert.equal(baseline["leases"]?.length, 1);
-  assert.deepEqual([baseline["builds"], baseline["uploads"], baseline["reservations"]], [[], [], []]);
+  // What is looked for is found while a VM runs; what only work under way makes is gone when it is done.
+  for (const kind of ["processes", "netns", "links", "cgroups", "mounts", "staged", "leases", "vms"]) {
+    assert.notEqual(baseline[kind]?.length ?? 0, 0, kind);
+  }
+  for (const kind of ["builds", "uploads", "incoming", "reservations"]) assert.deepEqual(baseline[kind], [], kind);
 });
 
 after(async () => {
@@ -311,7 +313,7 @@ const internal = {
   assetmanagerd: "/unkey.asset.v1.AssetService/GetAsset",
   builderd: "/unkey.builder.v1.BuilderService/GetBuild",
   metald: "/unkey.metal.v1.MetalService/GetHost",
-  billaged: "/unkey.metering.v1.MeteringService/StreamFrames",
+  billaged: "/unkey.metering.v1.MeteringService/StreamSamples",
   "billing-aggregator": "/unkey.billing.v1.BillingService/QueryUsage",
 } as const;
 const services = Object.keys(internal) as (keyof typeof internal)[];

@@ -21,7 +21,8 @@ export function leftovers(instance: string, home: string): string[] {
     ...cgroups,
     ...lines("ip", ["netns", "list"]).filter((line) => line.startsWith(name)),
     ...lines("ip", ["-o", "link"]).filter((line) => line.includes(instance)),
-    ...lines("nft", ["list", "tables"]).filter((line) => line.includes(instance)),
+    // A table is named for its subnet; the chains in it name the platform.
+    ...lines("nft", ["list", "ruleset"]).filter((line) => line.includes(instance)),
     ...readFileSync("/proc/mounts", "utf8")
       .split("\n")
       .filter((line) => line.includes(name) || line.includes(home)),
