@@ -44,15 +44,28 @@ installHostPackages(command.hostPackages);
 installNpmPackages();
 run(pinnedNode(), [join(root, command.script), ...args]);
 
+/** Debian's `busybox` brings a program of the same name that needs libraries, which a VM's first program cannot have. */
+function isPresent({ binary, static: mustBeStatic = false }) {
+  const path = findOnPath(binary);
+  return path !== undefined && (!mustBeStatic || isStaticElf(readFileSync(path)));
+}
+
+/** True for a 64-bit little-endian ELF file without a PT_INTERP segment; see elf(5). */
+function isStaticElf(file) {
+  if (file.length < 64 || file.readUInt32BE(0) !== 0x7f454c46 || file[4] !== 2 || file[5] !== 1) return false;
+  const [start, size, count] = [Number(file.readBigUInt64LE(32)), file.readUInt16LE(54), file.readUInt16LE(56)];
+  return Array.from({ length: count }, (_, i) => start + i * size).every((at) => file.readUInt32LE(at) !== 3);
+}
+
 /** Installs the Debian packages whose program is missing, and says which and why before it does. */
 function installHostPackages(groups) {
   const listed = JSON.parse(readFileSync(join(root, "scripts/host-packages.json"), "utf8"));
-  const missing = groups.flatMap((group) => listed[group]).filter((entry) => !isOnPath(entry.binary));
+  const missing = groups.flatMap((group) => listed[group]).filter((entry) => !isPresent(entry));
   if (missing.length === 0) return;
   console.error("These Debian packages are missing on this host:");
   for (const entry of missing) console.error(`  ${entry.package.padEnd(18)} ${entry.why}`);
   const names = missing.map((entry) => entry.package);
-  if (!isRoot || !isOnPath("apt-get")) {
+  if (!isRoot || findOnPath("apt-get") === undefined) {
     const advice = `apt-get install ${names.join(" ")}`;
     if (command.needsRoot) {
       console.error(`Install them (as root: ${advice}) and run npm run ${name} again.`);
@@ -120,16 +133,18 @@ function linkPinnedNode() {
   if (!existsSync(pinnedNode())) symlinkSync(program, pinnedNode());
 }
 
-function isOnPath(binary) {
+function findOnPath(binary) {
   const folders = `${process.env.PATH ?? ""}${delimiter}/usr/sbin${delimiter}/sbin`.split(delimiter);
-  return folders.some((folder) => {
-    try {
-      accessSync(join(folder, binary), constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
+  return folders
+    .map((folder) => join(folder, binary))
+    .find((path) => {
+      try {
+        accessSync(path, constants.X_OK);
+        return true;
+      } catch {
+        return false;
+      }
+    });
 }
 
 /** Replaces this process as far as Node can: same terminal, signals passed on, same exit status. */

@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { CliFailure } from "../failure.ts";
 import { checkHost, requireHost } from "./preflight.ts";
@@ -38,4 +41,13 @@ test("the packages that are missing are named in one command", () => {
       return true;
     },
   );
+});
+
+test("a busybox that needs libraries counts as missing", (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "unkey-preflight-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  symlinkSync(process.execPath, join(folder, "busybox")); // Node is linked dynamically
+  const busybox = checkHost({ env: { PATH: folder }, uid: 0 }).find(({ name }) => name === "busybox");
+  assert.equal(busybox?.ok, false);
+  assert.equal(busybox.nextStep, "apt-get install busybox-static");
 });

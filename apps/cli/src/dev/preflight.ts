@@ -1,11 +1,14 @@
 import { accessSync, constants, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { isStaticElf } from "@unkey/guest";
 import { CliFailure, exitCodes } from "../failure.ts";
 
 /** A program that the platform runs, and the Debian package that brings it. */
 interface HostProgram {
   readonly package: string;
   readonly binary: string;
+  /** Debian's `busybox` brings a program of the same name that needs libraries. */
+  readonly static?: boolean;
   readonly why: string;
 }
 
@@ -50,7 +53,7 @@ export function checkHost({ env, uid }: Preflight): Check[] {
     },
     ...needed.map((program) => ({
       name: program.binary,
-      ok: isOnPath(program.binary, env["PATH"] ?? ""),
+      ok: isPresent(program, env["PATH"] ?? ""),
       detail: `${program.why} (package ${program.package})`,
       nextStep: `apt-get install ${program.package}`,
     })),
@@ -80,13 +83,20 @@ export function requireHost(preflight: Preflight): void {
   );
 }
 
-function isOnPath(binary: string, path: string): boolean {
-  return [...path.split(":"), "/usr/sbin", "/sbin"].some((dir) => {
-    try {
-      accessSync(join(dir, binary), constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
+function isPresent({ binary, static: mustBeStatic = false }: HostProgram, path: string): boolean {
+  const found = findOnPath(binary, path);
+  return found !== undefined && (!mustBeStatic || isStaticElf(readFileSync(found)));
+}
+
+function findOnPath(binary: string, path: string): string | undefined {
+  return [...path.split(":"), "/usr/sbin", "/sbin"]
+    .map((dir) => join(dir, binary))
+    .find((file) => {
+      try {
+        accessSync(file, constants.X_OK);
+        return true;
+      } catch {
+        return false;
+      }
+    });
 }
