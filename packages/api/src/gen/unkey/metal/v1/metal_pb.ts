@@ -1215,7 +1215,7 @@ export const DrainHostRequestSchema: GenMessage<DrainHostRequest> = /*@__PURE__*
   messageDesc(file_unkey_metal_v1_metal, 31);
 
 /**
- * Where a VM is in its life: the states of the transition table in docs/architecture.md.
+ * Where a VM is in its life: the states of the transition table in packages/model.
  *
  * @generated from enum unkey.metal.v1.VmState
  */
@@ -1299,7 +1299,7 @@ export const VmState = {
 } as const;
 
 /**
- * Where a VM is in its life: the states of the transition table in docs/architecture.md.
+ * Where a VM is in its life: the states of the transition table in packages/model.
  *
  * @generated from enum unkey.metal.v1.VmState
  */
