@@ -28,6 +28,7 @@ import { metalRoutes } from "./handlers.ts";
 import { HostView } from "./host-view.ts";
 import { MeteringLink } from "./metering/metering-link.ts";
 import { Sampler } from "./metering/sampler.ts";
+import { onWallClock } from "./metering/wall-clock-ticks.ts";
 import { instanceIdOf, openNetworks } from "./open-instance.ts";
 import type { Cgroups, CounterSource, Networks, VmStore } from "./ports.ts";
 import { reconcileHost } from "./reconcile.ts";
@@ -177,7 +178,7 @@ export async function startMetald(config: Config, context: DaemonContext): Promi
     metrics.gauge("unkey_metald_sampled_vms", "VMs that are read every 100 ms."),
     metrics.gauge("unkey_metald_unconfirmed_frames", "Ticks that billaged has not confirmed."),
   ];
-  stack.use(everyMs(tickMs, () => sampler.tick(), { name: "sample", log }));
+  stack.use(onWallClock(tickMs, () => sampler.tick(), { clock, log }));
   stack.use(
     everyMs(
       logPassMs,

@@ -82,9 +82,12 @@ export function closeWindow(input: WindowInput): ClosedWindow {
   };
 }
 
-/** Ticks that are due before an instant; the baseline is not one. Differences over adjoining windows add up. */
+/**
+ * Ticks that are due between the baseline and an instant, both exclusive. A host reads all its VMs at the whole tenths of a second
+ * of its wall clock. Differences over adjoining windows add up.
+ */
 function ticksBefore(baselineAtMs: number, atMs: number): number {
-  return Math.max(0, Math.ceil((atMs - baselineAtMs) / intervalMs) - 1);
+  return Math.max(0, Math.ceil(atMs / intervalMs) - Math.floor(baselineAtMs / intervalMs) - 1);
 }
 
 function foldCounters({ carry, samples }: WindowInput): { closing: number[]; fault: boolean } {

@@ -48,7 +48,7 @@ function applyAll(meter: Meter, facts: readonly Fact[]): WindowBatch[] {
 suite("the meter", () => {
   test("a VM that lives across minutes is covered without a seam", () => {
     const meter = new Meter(7n);
-    const begin = t0 + 10_050;
+    const begin = t0 + 10_000;
     const end = begin + 200_000;
     const batches = applyAll(meter, [
       started(begin),
@@ -59,10 +59,10 @@ suite("the meter", () => {
     assert.deepEqual(
       windows.map((w) => [Number(w.windowStartMs) - t0, Number(w.coveredFromMs) - t0, Number(w.coveredToMs) - t0]),
       [
-        [0, 10_050, 60_000],
+        [0, 10_000, 60_000],
         [60_000, 60_000, 120_000],
         [120_000, 120_000, 180_000],
-        [180_000, 180_000, 210_050],
+        [180_000, 180_000, 210_000],
       ],
     );
     const totals = addUp(windows);
