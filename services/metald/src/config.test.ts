@@ -43,3 +43,14 @@ test("tells every mistake at once", () => {
     },
   );
 });
+
+test("a data directory too deep for the sockets of its VMs is a mistake, not a failing first VM", () => {
+  const dataDir = (bytes: number) => `/${"d".repeat(bytes - 1)}`;
+  assert.equal(read({ ...needed, UNKEY_METALD_DATA_DIR: dataDir(56) }).dataDir, dataDir(56));
+  const deep = { ...needed, UNKEY_METALD_DATA_DIR: dataDir(57) };
+  assert.throws(
+    () => read(deep),
+    (error) => error instanceof ConfigError && /DATA_DIR: has 57 bytes; .* room for 56/.test(error.mistakes.join()),
+  );
+  assert.equal(read({ ...deep, UNKEY_METALD_HYPERVISOR: "memory" }).hypervisor, "memory");
+});

@@ -31,15 +31,24 @@ export interface Config {
 const vcpusPerCpu = 8;
 /** Above the ranges that distributions and container engines hand out, below 2^31. */
 const defaultUidBase = 0x7000_0000;
+/** A socket's path has at most 107 bytes (unix(7)); that of a VM's control port is the longest: vms/vm_…/run/control.sock. */
+const maxDataDirBytes = 107 - "/vms/vm_00000000000000000000000000/run/control.sock".length;
 
 export function readConfig(settings: Settings): Config {
   const dataDir = settings.path("DATA_DIR");
+  const hypervisor = settings.oneOf("HYPERVISOR", ["qemu", "memory"], { default: "qemu" });
+  const dataDirBytes = Buffer.byteLength(dataDir);
+  if (hypervisor === "qemu" && dataDirBytes > maxDataDirBytes) {
+    settings.mistake(
+      `UNKEY_METALD_DATA_DIR: has ${dataDirBytes} bytes; sockets of VMs lie below it and leave room for ${maxDataDirBytes}`,
+    );
+  }
   const hostMemory = totalmem();
   return {
     rpc: readRpcSettings(settings, { defaultPort: 8080 }),
     dataDir,
     guestDir: settings.path("GUEST_DIR", { default: `${dataDir}/guest` }),
-    hypervisor: settings.oneOf("HYPERVISOR", ["qemu", "memory"], { default: "qemu" }),
+    hypervisor,
     subnet: readSubnet(settings),
     resolvers: readResolvers(settings),
     uidBase: settings.int("UID_BASE", { min: 1000, max: 0x7fff_ffff - 2 ** 22, default: defaultUidBase }),
