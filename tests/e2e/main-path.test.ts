@@ -90,3 +90,19 @@ test("a second deployment of the same image builds nothing", { skip: skipReason 
   const { stdout, stderr } = await platform.unkey(["deploy", await platform.helloLayout(), "--app", "again"]);
   assert.match(stdout + stderr, /build .*cached/);
 });
+
+test("a guest is frozen, goes on, and comes back from a reboot as a new incarnation", {
+  skip: skipReason,
+}, async () => {
+  const app = await platform.json<{ url: string; vmIds: string[] }>(["apps", "again"]);
+  const again = app.vmIds[0] ?? "";
+  const stateOf = async () => (await platform.json<VmJson>(["vms", "show", again])).state;
+  await platform.unkey(["vms", "pause", again]);
+  assert.equal(await stateOf(), "VM_STATE_PAUSED");
+  await platform.unkey(["vms", "resume", again]);
+  assert.equal((await platform.get(app.url)).status, 200);
+  await platform.unkey(["vms", "reboot", again]);
+  assert.equal(await stateOf(), "VM_STATE_RUNNING");
+  assert.equal((await platform.json<{ incarnation: number }>(["vms", "show", again])).incarnation, 2);
+  await until("the rebooted guest serves", async () => (await platform.get(app.url)).status === 200);
+});
