@@ -2,7 +2,8 @@ import { mib, ServiceError } from "@unkey/base";
 import type { VmSpec } from "./hypervisor.ts";
 
 const maxVcpuCount = 64;
-const minMemoryBytes = 64 * mib;
+/** With less, the guest kernel of this release panics before init runs. */
+const minMemoryBytes = 96 * mib;
 /** The path of a Unix socket fits sockaddr_un with its terminating zero (unix(7)). */
 const maxSocketPathBytes = 107;
 
@@ -13,7 +14,7 @@ export function checkVmSpec(spec: VmSpec): void {
     invalid(`vcpuCount: ${spec.vcpuCount} is not in 1–${maxVcpuCount}`);
   }
   if (!Number.isSafeInteger(spec.memoryBytes) || spec.memoryBytes < minMemoryBytes || spec.memoryBytes % mib !== 0) {
-    invalid(`memoryBytes: ${spec.memoryBytes} is not a multiple of 1 MiB from 64 MiB up`);
+    invalid(`memoryBytes: ${spec.memoryBytes} is not a multiple of 1 MiB from 96 MiB up`);
   }
   for (const [field, path] of Object.entries({
     dir: spec.dir,

@@ -171,7 +171,7 @@ async function world(): Promise<World> {
         app,
         image,
         vmCount: 2,
-        resources: create(ResourcesSchema, { vcpuCount: 1, memoryBytes: BigInt(64 * mib), diskBytes: BigInt(gib) }),
+        resources: create(ResourcesSchema, { vcpuCount: 1, memoryBytes: BigInt(96 * mib), diskBytes: BigInt(gib) }),
       }),
       withCredentials: false,
       nowMs: Date.now(),
@@ -272,7 +272,7 @@ test("a login that a killed gateway held in memory fails the deployment by name"
     app: "app",
     image,
     vmCount: 1,
-    resources: create(ResourcesSchema, { vcpuCount: 1, memoryBytes: BigInt(64 * mib), diskBytes: BigInt(gib) }),
+    resources: create(ResourcesSchema, { vcpuCount: 1, memoryBytes: BigInt(96 * mib), diskBytes: BigInt(gib) }),
   });
   const { deploymentId } = await around.deployments.create({
     tenantId,

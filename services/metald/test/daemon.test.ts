@@ -15,7 +15,7 @@ test("the daemon without guests says so, samples by itself, and stops in order w
     ...id,
     appId: "app_0",
     spec: create(VmSpecSchema, {
-      resources: create(ResourcesSchema, { vcpuCount: 1, memoryBytes: BigInt(64 * mib), diskBytes: BigInt(16 * mib) }),
+      resources: create(ResourcesSchema, { vcpuCount: 1, memoryBytes: BigInt(96 * mib), diskBytes: BigInt(16 * mib) }),
       rootfsAssetId: bed.rootfsAssetId,
       process: create(ProcessConfigSchema, { argv: ["/app"] }),
     }),

@@ -94,7 +94,7 @@ test("refuses what the host cannot hold, in the words of an operator, and takes 
     client.createVm(sized(1, 512 * mib)),
     refused("HOST_FULL", /704 MiB of memory of which 320 MiB are free/),
   );
-  await assert.rejects(client.createVm(sized(3, 64 * mib)), refused("HOST_FULL", /3 vCPUs of which 2 are free/));
+  await assert.rejects(client.createVm(sized(3, 96 * mib)), refused("HOST_FULL", /3 vCPUs of which 2 are free/));
   const wish = bed.wish();
   await assert.rejects(client.createVm({ ...wish, vmId: "x" }), refused("INVALID_REQUEST", /vm_id/));
   await assert.rejects(

@@ -3,7 +3,7 @@ import { mib, parseByteSize, ServiceError } from "@unkey/base";
 /** What the API gives a VM when nothing is asked for; needed here because it takes all three or none. */
 const defaults = { vcpuCount: 1, memoryBytes: 256 * mib, diskBytes: 1024 * mib };
 
-/** The API allows 64 MiB, but the guest kernel of this release panics below this, before the app starts. */
+/** What the contract allows at least: with less, the guest kernel of this release does not come up. */
 export const minMemoryBytes = 96 * mib;
 
 export type ResourceFlags = {
