@@ -18,9 +18,13 @@ export async function beginMetering(deps: StepDeps, session: VmSession): Promise
     };
     const known = await store.get(vm.id, vm.incarnation);
     const series = known ?? (await store.begin(key, await sampler.baseline(process, counters, vm.memoryBytes)));
-    await metering.announceStart(series, signal);
     sampler.add(series, process, counters, vm.memoryBytes);
+    // Ticks that fall due while billaged is told are read all the same and sent after.
+    sampler.hold(vm.id);
+    await metering.announceStart(series, signal);
+    sampler.release(vm.id);
   } catch (error) {
+    sampler.forget(vm.id);
     counters.close();
     throw error;
   }

@@ -16,6 +16,9 @@ interface BlockBytes {
 
 export const noBlockBytes: BlockBytes = { diskReadBytes: Number.NaN, diskWriteBytes: Number.NaN };
 
+/** A minute of ticks: telling billaged of a start is given up long before. */
+const maxHeldSamples = 600;
+
 /** A reading of disk counters may be this old in a sample: it is asked for at one tick and arrives before the next. */
 const maxBlockAgeTicks = 3;
 
@@ -27,6 +30,8 @@ class Meter {
   readonly memoryAllocatedBytes: number;
   readonly #closing = new AbortController();
   #lastSeq = 0;
+  /** Samples that wait for billaged to hear of the series; undefined once they go with the tick. */
+  held: Sample[] | undefined;
   #block: BlockBytes = noBlockBytes;
   #blockAgeTicks = 0;
   #blockAsked = false;
@@ -98,6 +103,28 @@ export class Sampler {
     this.#meters.set(series.vmId, new Meter(series, counters, process, memoryAllocatedBytes));
   }
 
+  /** Keeps back what is read of this VM until `release`: billaged drops samples of a series that it has not heard of. */
+  hold(vmId: VmId): void {
+    const meter = this.#meters.get(vmId);
+    if (meter) meter.held ??= [];
+  }
+
+  /** Sends what was kept back, each sample with the instant of its tick, and the coming ones as they are read. */
+  release(vmId: VmId): void {
+    const meter = this.#meters.get(vmId);
+    if (!meter) return;
+    const { incarnation } = meter.series;
+    for (const sample of meter.held ?? [])
+      this.#onTick({ atMs: sample.atMs, columns: [{ vmId, incarnation, sample }] });
+    meter.held = undefined;
+  }
+
+  /** Stops reading this VM without a final sample. */
+  forget(vmId: VmId): void {
+    this.#meters.get(vmId)?.close();
+    this.#meters.delete(vmId);
+  }
+
   has(vmId: VmId): boolean {
     return this.#meters.has(vmId);
   }
@@ -119,16 +146,15 @@ export class Sampler {
 
   /** One pass over all VMs. */
   tick(): void {
-    if (this.#meters.size === 0) return;
     const atMs = this.#clock.nowMs();
-    this.#onTick({
-      atMs,
-      columns: Array.from(this.#meters.values(), (meter) => ({
-        vmId: meter.series.vmId,
-        incarnation: meter.series.incarnation,
-        sample: meter.tick(atMs),
-      })),
-    });
+    const columns: Tick["columns"][number][] = [];
+    for (const meter of this.#meters.values()) {
+      const sample = meter.tick(atMs);
+      const { vmId, incarnation } = meter.series;
+      if (meter.held === undefined) columns.push({ vmId, incarnation, sample });
+      else if (meter.held.length < maxHeldSamples) meter.held.push(sample);
+    }
+    if (columns.length > 0) this.#onTick({ atMs, columns });
   }
 
   /** Lets go of every VM; none ends by it. */
