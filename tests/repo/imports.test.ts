@@ -9,7 +9,7 @@ const root = join(import.meta.dirname, "../..");
  * Who may import whom, as the first folders of the importing file → names behind @unkey/. A workspace that is missing here
  * may import nothing.
  */
-const ports = ["sql", "clickhouse", "oci", "vmm"];
+const ports = ["sql", "clickhouse", "oci", "vmm", "cgroup", "attest"];
 const allowed: Readonly<Record<string, readonly string[]>> = {
   "packages/base": [],
   "packages/api": [],
@@ -17,7 +17,10 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   "packages/pki": ["base"],
   "packages/sql": ["base"],
   "packages/clickhouse": ["base"],
-  "packages/oci": ["base"],
+  "packages/erofs": ["base"],
+  "packages/attest": ["base"],
+  "packages/cgroup": ["base"],
+  "packages/oci": ["base", "erofs"],
   "packages/daemon": ["base"],
   "packages/vmm": ["base", "model"],
   "packages/rpc": ["api", "base", "daemon", "pki"],

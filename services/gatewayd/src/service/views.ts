@@ -1,4 +1,5 @@
 import { create } from "@bufbuild/protobuf";
+import type { ImageSource } from "@unkey/api/builder";
 import {
   type ApiKey,
   ApiKeySchema,
@@ -42,7 +43,6 @@ const stepStates: Readonly<Record<StoredStepState, StepState>> = {
 };
 
 export function deploymentView(row: DeploymentRow, urlOf: UrlOf): Deployment {
-  const { source } = row.request.image ?? {};
   const serves = row.steps.some((step) => step.kind === "route" && step.state === "done");
   return create(DeploymentSchema, {
     deploymentId: row.deploymentId,
@@ -58,7 +58,7 @@ export function deploymentView(row: DeploymentRow, urlOf: UrlOf): Deployment {
       detail: step.detail,
       attempts: step.attempts,
     })),
-    image: source?.value ?? "",
+    image: imageName(row.request.image),
     imageDigest: row.imageDigest,
     buildId: row.buildId,
     vmIds: row.vms.map((vm) => vm.vmId),
@@ -85,7 +85,7 @@ export function appView(
     state: appState(app, vms),
     url: app.deploymentId === "" ? "" : urlOf(app.name),
     deploymentId: app.deploymentId,
-    image: release?.request.image?.source.value ?? "",
+    image: imageName(release?.request.image),
     vmIds: vms.map(({ row }) => row.vmId),
     createdAtMs: BigInt(app.createdAtMs),
   });
@@ -116,4 +116,15 @@ export function apiKeyView(key: ApiKeyRow): ApiKey {
 export function auditView(record: StoredRecord): AuditEvent {
   const { eventId, actor, action, target, outcome, requestId, atMs } = record;
   return create(AuditEventSchema, { eventId, actor, action, target, outcome, requestId, atMs: BigInt(atMs) });
+}
+
+/** The image as it was asked for. */
+function imageName(image: ImageSource | undefined): string {
+  const source = image?.source;
+  switch (source?.case) {
+    case "pushed":
+      return `${source.value.repository}${source.value.tagOrDigest.includes(":") ? "@" : ":"}${source.value.tagOrDigest}`;
+    default:
+      return source?.value ?? "";
+  }
 }

@@ -37,7 +37,10 @@ export class FakeBuilderd {
             buildId: newId("build"),
             tenantId: request.tenantId,
             state: BuildState.PULLING,
-            image: request.image?.source.value ?? "",
+            image:
+              request.image?.source.case === "pushed"
+                ? request.image.source.value.repository
+                : (request.image?.source.value ?? ""),
             imageDigest: `sha256:${"a".repeat(64)}`,
             rootfsAssetId: newId("asset"),
             rootfsBytes: 1_000_000n,

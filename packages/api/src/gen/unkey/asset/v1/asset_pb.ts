@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file unkey/asset/v1/asset.proto.
  */
 export const file_unkey_asset_v1_asset: GenFile = /*@__PURE__*/
-  fileDesc("Chp1bmtleS9hc3NldC92MS9hc3NldC5wcm90bxIOdW5rZXkuYXNzZXQudjEi2QIKBUFzc2V0EhAKCGFzc2V0X2lkGAEgASgJEhEKCXRlbmFudF9pZBgCIAEoCRIMCgRuYW1lGAMgASgJEicKBGtpbmQYBCABKA4yGS51bmtleS5hc3NldC52MS5Bc3NldEtpbmQSKQoFc3RhdGUYBSABKA4yGi51bmtleS5hc3NldC52MS5Bc3NldFN0YXRlEg4KBmRpZ2VzdBgGIAEoCRISCgpzaXplX2J5dGVzGAcgASgEEjEKBmxhYmVscxgIIAMoCzIhLnVua2V5LmFzc2V0LnYxLkFzc2V0LkxhYmVsc0VudHJ5EhUKDWNyZWF0ZWRfYXRfbXMYCSABKAMSFwoPbGFzdF91c2VkX2F0X21zGAogASgDEhMKC2xlYXNlX2NvdW50GAsgASgNGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEipQIKDFVwbG9hZEhlYWRlchIRCgl0ZW5hbnRfaWQYASABKAkSGAoEbmFtZRgCIAEoCUIKukgHcgUQARj/ARIzCgRraW5kGAMgASgOMhkudW5rZXkuYXNzZXQudjEuQXNzZXRLaW5kQgq6SAeCAQQQASAAEiwKBmRpZ2VzdBgEIAEoCUIcukgZchcyFV5zaGEyNTY6WzAtOWEtZl17NjR9JBISCgpzaXplX2J5dGVzGAUgASgEEkIKBmxhYmVscxgGIAMoCzIoLnVua2V5LmFzc2V0LnYxLlVwbG9hZEhlYWRlci5MYWJlbHNFbnRyeUIIukgFmgECEEAaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJvChJVcGxvYWRBc3NldFJlcXVlc3QSLgoGaGVhZGVyGAEgASgLMhwudW5rZXkuYXNzZXQudjEuVXBsb2FkSGVhZGVySAASGgoFY2h1bmsYAiABKAxCCbpIBnoEGICAQEgAQg0KBHBhcnQSBbpIAggBIkwKFFJlZ2lzdGVyQXNzZXRSZXF1ZXN0EjQKBmhlYWRlchgBIAEoCzIcLnVua2V5LmFzc2V0LnYxLlVwbG9hZEhlYWRlckIGukgDyAEBIj8KD0dldEFzc2V0UmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSGQoIYXNzZXRfaWQYAiABKAlCB7pIBHICEAEi+AEKEUxpc3RBc3NldHNSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRInCgRraW5kGAIgASgOMhkudW5rZXkuYXNzZXQudjEuQXNzZXRLaW5kEkcKBmxhYmVscxgDIAMoCzItLnVua2V5LmFzc2V0LnYxLkxpc3RBc3NldHNSZXF1ZXN0LkxhYmVsc0VudHJ5Qgi6SAWaAQIQEBIbCglwYWdlX3NpemUYBCABKA1CCLpIBSoDGOgHEhIKCnBhZ2VfdG9rZW4YBSABKAkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJUChJMaXN0QXNzZXRzUmVzcG9uc2USJQoGYXNzZXRzGAEgAygLMhUudW5rZXkuYXNzZXQudjEuQXNzZXQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImMKElF1ZXJ5QXNzZXRzUmVxdWVzdBI4CgVxdWVyeRgBIAEoCzIhLnVua2V5LmFzc2V0LnYxLkxpc3RBc3NldHNSZXF1ZXN0Qga6SAPIAQESEwoLYnVpbGRfaW1hZ2UYAiABKAkiTgoTUXVlcnlBc3NldHNSZXNwb25zZRIlCgZhc3NldHMYASADKAsyFS51bmtleS5hc3NldC52MS5Bc3NldBIQCghidWlsZF9pZBgCIAEoCSJUChREb3dubG9hZEFzc2V0UmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSGQoIYXNzZXRfaWQYAiABKAlCB7pIBHICEAESDgoGb2Zmc2V0GAMgASgEIiYKFURvd25sb2FkQXNzZXRSZXNwb25zZRINCgVjaHVuaxgBIAEoDCJiCg5Bc3NldFBsYWNlbWVudBIZCghhc3NldF9pZBgBIAEoCUIHukgEcgIQARI1CglmaWxlX25hbWUYAiABKAlCIrpIH3IdMhteW2EtejAtOV1bYS16MC05Ll8tXXswLDYzfSQizAEKFFByZXBhcmVBc3NldHNSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIdCglsZWFzZV9rZXkYAiABKAlCCrpIB3IFEAEYgAESPgoKcGxhY2VtZW50cxgDIAMoCzIeLnVua2V5LmFzc2V0LnYxLkFzc2V0UGxhY2VtZW50Qgq6SAeSAQQIARAQEiEKCnRhcmdldF9kaXIYBCABKAlCDbpICnIIEAEYgAg6AS8SHwoIbGVhc2VfbXMYBSABKARCDbpICjIIGIC4mSko6AciXAoLU3RhZ2VkQXNzZXQSEAoIYXNzZXRfaWQYASABKAkSDAoEcGF0aBgCIAEoCRItCgZtZXRob2QYAyABKA4yHS51bmtleS5hc3NldC52MS5TdGFnaW5nTWV0aG9kImoKFVByZXBhcmVBc3NldHNSZXNwb25zZRIkCgVsZWFzZRgBIAEoCzIVLnVua2V5LmFzc2V0LnYxLkxlYXNlEisKBnN0YWdlZBgCIAMoCzIbLnVua2V5LmFzc2V0LnYxLlN0YWdlZEFzc2V0ImkKBUxlYXNlEhAKCGxlYXNlX2lkGAEgASgJEhEKCXRlbmFudF9pZBgCIAEoCRIRCglsZWFzZV9rZXkYAyABKAkSEQoJYXNzZXRfaWRzGAQgAygJEhUKDWV4cGlyZXNfYXRfbXMYBSABKAMiYgoRUmVuZXdMZWFzZVJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhkKCGxlYXNlX2lkGAIgASgJQge6SARyAhABEh8KCGxlYXNlX21zGAMgASgEQg26SAoyCBiAuJkpKOgHIkMKE1JlbGVhc2VMZWFzZVJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhkKCGxlYXNlX2lkGAIgASgJQge6SARyAhABIhYKFFJlbGVhc2VMZWFzZVJlc3BvbnNlIjgKEUxpc3RMZWFzZXNSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIQCghhc3NldF9pZBgCIAEoCSI7ChJMaXN0TGVhc2VzUmVzcG9uc2USJQoGbGVhc2VzGAEgAygLMhUudW5rZXkuYXNzZXQudjEuTGVhc2UiQgoSRGVsZXRlQXNzZXRSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIZCghhc3NldF9pZBgCIAEoCUIHukgEcgIQASIoChVDb2xsZWN0R2FyYmFnZVJlcXVlc3QSDwoHZHJ5X3J1bhgBIAEoCCJgChZDb2xsZWN0R2FyYmFnZVJlc3BvbnNlEhgKEG1hcmtlZF9hc3NldF9pZHMYASADKAkSFwoPc3dlcHRfYXNzZXRfaWRzGAIgAygJEhMKC2ZyZWVkX2J5dGVzGAMgASgEIisKFkdldFN0b3JhZ2VVc2FnZVJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJIk4KDFN0b3JhZ2VVc2FnZRIUCgxzdG9yZWRfYnl0ZXMYASABKAQSEwoLYXNzZXRfY291bnQYAiABKAQSEwoLcXVvdGFfYnl0ZXMYAyABKAQq0AEKCUFzc2V0S2luZBIaChZBU1NFVF9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRQVNTRVRfS0lORF9LRVJORUwQARIVChFBU1NFVF9LSU5EX0lOSVRSRBACEhUKEUFTU0VUX0tJTkRfUk9PVEZTEAMSGQoVQVNTRVRfS0lORF9ESVNLX0lNQUdFEAQSFwoTQVNTRVRfS0lORF9TTkFQU0hPVBAFEhkKFUFTU0VUX0tJTkRfUFJPVkVOQU5DRRAGEhMKD0FTU0VUX0tJTkRfU0JPTRAHKpABCgpBc3NldFN0YXRlEhsKF0FTU0VUX1NUQVRFX1VOU1BFQ0lGSUVEEAASGQoVQVNTRVRfU1RBVEVfVVBMT0FESU5HEAESGQoVQVNTRVRfU1RBVEVfQVZBSUxBQkxFEAISGAoUQVNTRVRfU1RBVEVfREVMRVRJTkcQAxIVChFBU1NFVF9TVEFURV9FUlJPUhAEKoIBCg1TdGFnaW5nTWV0aG9kEh4KGlNUQUdJTkdfTUVUSE9EX1VOU1BFQ0lGSUVEEAASHAoYU1RBR0lOR19NRVRIT0RfSEFSRF9MSU5LEAESGgoWU1RBR0lOR19NRVRIT0RfUkVGTElOSxACEhcKE1NUQUdJTkdfTUVUSE9EX0NPUFkQAzK1CwoMQXNzZXRTZXJ2aWNlEmQKC1VwbG9hZEFzc2V0EiIudW5rZXkuYXNzZXQudjEuVXBsb2FkQXNzZXRSZXF1ZXN0GhUudW5rZXkuYXNzZXQudjEuQXNzZXQiGKq7GBQKCGJ1aWxkZXJkCgZtZXRhbGQQAigBEmkKDVJlZ2lzdGVyQXNzZXQSJC51bmtleS5hc3NldC52MS5SZWdpc3RlckFzc2V0UmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkFzc2V0IhuQAgKquxgUCghidWlsZGVyZAoGbWV0YWxkEAISaQoIR2V0QXNzZXQSHy51bmtleS5hc3NldC52MS5HZXRBc3NldFJlcXVlc3QaFS51bmtleS5hc3NldC52MS5Bc3NldCIlkAIBqrsYHgoIZ2F0ZXdheWQKCGJ1aWxkZXJkCgZtZXRhbGQQAhJ6CgpMaXN0QXNzZXRzEiEudW5rZXkuYXNzZXQudjEuTGlzdEFzc2V0c1JlcXVlc3QaIi51bmtleS5hc3NldC52MS5MaXN0QXNzZXRzUmVzcG9uc2UiJZACAaq7GB4KCGdhdGV3YXlkCghidWlsZGVyZAoGbWV0YWxkEAIScAoLUXVlcnlBc3NldHMSIi51bmtleS5hc3NldC52MS5RdWVyeUFzc2V0c1JlcXVlc3QaIy51bmtleS5hc3NldC52MS5RdWVyeUFzc2V0c1Jlc3BvbnNlIhiquxgUCghnYXRld2F5ZAoGbWV0YWxkEAISewoNRG93bmxvYWRBc3NldBIkLnVua2V5LmFzc2V0LnYxLkRvd25sb2FkQXNzZXRSZXF1ZXN0GiUudW5rZXkuYXNzZXQudjEuRG93bmxvYWRBc3NldFJlc3BvbnNlIhuQAgGquxgUCgZtZXRhbGQKCGJ1aWxkZXJkEAIwARJvCg1QcmVwYXJlQXNzZXRzEiQudW5rZXkuYXNzZXQudjEuUHJlcGFyZUFzc2V0c1JlcXVlc3QaJS51bmtleS5hc3NldC52MS5QcmVwYXJlQXNzZXRzUmVzcG9uc2UiEZACAqq7GAoKBm1ldGFsZBACElkKClJlbmV3TGVhc2USIS51bmtleS5hc3NldC52MS5SZW5ld0xlYXNlUmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkxlYXNlIhGQAgKquxgKCgZtZXRhbGQQAhJsCgxSZWxlYXNlTGVhc2USIy51bmtleS5hc3NldC52MS5SZWxlYXNlTGVhc2VSZXF1ZXN0GiQudW5rZXkuYXNzZXQudjEuUmVsZWFzZUxlYXNlUmVzcG9uc2UiEZACAqq7GAoKBm1ldGFsZBACEnAKCkxpc3RMZWFzZXMSIS51bmtleS5hc3NldC52MS5MaXN0TGVhc2VzUmVxdWVzdBoiLnVua2V5LmFzc2V0LnYxLkxpc3RMZWFzZXNSZXNwb25zZSIbkAIBqrsYFAoIZ2F0ZXdheWQKBm1ldGFsZBACEmcKC0RlbGV0ZUFzc2V0EiIudW5rZXkuYXNzZXQudjEuRGVsZXRlQXNzZXRSZXF1ZXN0GhUudW5rZXkuYXNzZXQudjEuQXNzZXQiHZACAqq7GBYKCGdhdGV3YXlkCghidWlsZGVyZBACEnEKDkNvbGxlY3RHYXJiYWdlEiUudW5rZXkuYXNzZXQudjEuQ29sbGVjdEdhcmJhZ2VSZXF1ZXN0GiYudW5rZXkuYXNzZXQudjEuQ29sbGVjdEdhcmJhZ2VSZXNwb25zZSIQqrsYDAoIb3BlcmF0b3IQAxJ2Cg9HZXRTdG9yYWdlVXNhZ2USJi51bmtleS5hc3NldC52MS5HZXRTdG9yYWdlVXNhZ2VSZXF1ZXN0GhwudW5rZXkuYXNzZXQudjEuU3RvcmFnZVVzYWdlIh2QAgGquxgWCghnYXRld2F5ZAoIYnVpbGRlcmQQAWIGcHJvdG8z", [file_buf_validate_validate, file_unkey_options_v1_options]);
+  fileDesc("Chp1bmtleS9hc3NldC92MS9hc3NldC5wcm90bxIOdW5rZXkuYXNzZXQudjEipQMKBUFzc2V0EhAKCGFzc2V0X2lkGAEgASgJEhEKCXRlbmFudF9pZBgCIAEoCRIMCgRuYW1lGAMgASgJEicKBGtpbmQYBCABKA4yGS51bmtleS5hc3NldC52MS5Bc3NldEtpbmQSKQoFc3RhdGUYBSABKA4yGi51bmtleS5hc3NldC52MS5Bc3NldFN0YXRlEg4KBmRpZ2VzdBgGIAEoCRISCgpzaXplX2J5dGVzGAcgASgEEjEKBmxhYmVscxgIIAMoCzIhLnVua2V5LmFzc2V0LnYxLkFzc2V0LkxhYmVsc0VudHJ5EhUKDWNyZWF0ZWRfYXRfbXMYCSABKAMSFwoPbGFzdF91c2VkX2F0X21zGAogASgDEhMKC2xlYXNlX2NvdW50GAsgASgNEg8KB3ZlcnNpb24YDCABKA0SEwoLYXR0YWNoZWRfdG8YDSABKAkSDAoEa2VlcBgOIAEoCBIWCg5yZWNlaXZlZF9ieXRlcxgPIAEoBBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBItECCgxVcGxvYWRIZWFkZXISEQoJdGVuYW50X2lkGAEgASgJEhgKBG5hbWUYAiABKAlCCrpIB3IFEAEY/wESMwoEa2luZBgDIAEoDjIZLnVua2V5LmFzc2V0LnYxLkFzc2V0S2luZEIKukgHggEEEAEgABIsCgZkaWdlc3QYBCABKAlCHLpIGXIXMhVec2hhMjU2OlswLTlhLWZdezY0fSQSEgoKc2l6ZV9ieXRlcxgFIAEoBBJCCgZsYWJlbHMYBiADKAsyKC51bmtleS5hc3NldC52MS5VcGxvYWRIZWFkZXIuTGFiZWxzRW50cnlCCLpIBZoBAhBAEhwKC2F0dGFjaGVkX3RvGAcgASgJQge6SARyAhhAEgwKBGtlZXAYCCABKAgaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASK7AgoSQmVnaW5VcGxvYWRSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIeCgp1cGxvYWRfa2V5GAIgASgJQgq6SAdyBRABGIABEhgKBG5hbWUYAyABKAlCCrpIB3IFEAEY/wESMwoEa2luZBgEIAEoDjIZLnVua2V5LmFzc2V0LnYxLkFzc2V0S2luZEIKukgHggEEEAEgABJICgZsYWJlbHMYBSADKAsyLi51bmtleS5hc3NldC52MS5CZWdpblVwbG9hZFJlcXVlc3QuTGFiZWxzRW50cnlCCLpIBZoBAhBAEhwKC2F0dGFjaGVkX3RvGAYgASgJQge6SARyAhhAEgwKBGtlZXAYByABKAgaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJUChJBcHBlbmRVcGxvYWRIZWFkZXISEQoJdGVuYW50X2lkGAEgASgJEhsKCGFzc2V0X2lkGAIgASgJQgm6SAZyBBABGEASDgoGb2Zmc2V0GAMgASgEInYKE0FwcGVuZFVwbG9hZFJlcXVlc3QSNAoGaGVhZGVyGAEgASgLMiIudW5rZXkuYXNzZXQudjEuQXBwZW5kVXBsb2FkSGVhZGVySAASGgoFY2h1bmsYAiABKAxCCbpIBnoEGICAQEgAQg0KBHBhcnQSBbpIAggBIocBChNGaW5pc2hVcGxvYWRSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIbCghhc3NldF9pZBgCIAEoCUIJukgGcgQQARhAEiwKBmRpZ2VzdBgDIAEoCUIcukgZchcyFV5zaGEyNTY6WzAtOWEtZl17NjR9JBISCgpzaXplX2J5dGVzGAQgASgEIkUKE0NhbmNlbFVwbG9hZFJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhsKCGFzc2V0X2lkGAIgASgJQgm6SAZyBBABGEAiFgoUQ2FuY2VsVXBsb2FkUmVzcG9uc2UibwoSVXBsb2FkQXNzZXRSZXF1ZXN0Ei4KBmhlYWRlchgBIAEoCzIcLnVua2V5LmFzc2V0LnYxLlVwbG9hZEhlYWRlckgAEhoKBWNodW5rGAIgASgMQgm6SAZ6BBiAgEBIAEINCgRwYXJ0EgW6SAIIASJMChRSZWdpc3RlckFzc2V0UmVxdWVzdBI0CgZoZWFkZXIYASABKAsyHC51bmtleS5hc3NldC52MS5VcGxvYWRIZWFkZXJCBrpIA8gBASI/Cg9HZXRBc3NldFJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhkKCGFzc2V0X2lkGAIgASgJQge6SARyAhABIvACChFMaXN0QXNzZXRzUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSJwoEa2luZBgCIAEoDjIZLnVua2V5LmFzc2V0LnYxLkFzc2V0S2luZBJHCgZsYWJlbHMYAyADKAsyLS51bmtleS5hc3NldC52MS5MaXN0QXNzZXRzUmVxdWVzdC5MYWJlbHNFbnRyeUIIukgFmgECEBASGwoJcGFnZV9zaXplGAQgASgNQgi6SAUqAxjoBxISCgpwYWdlX3Rva2VuGAUgASgJEhYKBG5hbWUYBiABKAlCCLpIBXIDGP8BEg8KB3ZlcnNpb24YByABKA0SLwoGZGlnZXN0GAggASgJQh+6SBxyGjIYXihzaGEyNTY6WzAtOWEtZl17NjR9KT8kEhwKC2F0dGFjaGVkX3RvGAkgASgJQge6SARyAhhAGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiVAoSTGlzdEFzc2V0c1Jlc3BvbnNlEiUKBmFzc2V0cxgBIAMoCzIVLnVua2V5LmFzc2V0LnYxLkFzc2V0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJjChJRdWVyeUFzc2V0c1JlcXVlc3QSOAoFcXVlcnkYASABKAsyIS51bmtleS5hc3NldC52MS5MaXN0QXNzZXRzUmVxdWVzdEIGukgDyAEBEhMKC2J1aWxkX2ltYWdlGAIgASgJIk4KE1F1ZXJ5QXNzZXRzUmVzcG9uc2USJQoGYXNzZXRzGAEgAygLMhUudW5rZXkuYXNzZXQudjEuQXNzZXQSEAoIYnVpbGRfaWQYAiABKAkiVAoURG93bmxvYWRBc3NldFJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhkKCGFzc2V0X2lkGAIgASgJQge6SARyAhABEg4KBm9mZnNldBgDIAEoBCImChVEb3dubG9hZEFzc2V0UmVzcG9uc2USDQoFY2h1bmsYASABKAwiYgoOQXNzZXRQbGFjZW1lbnQSGQoIYXNzZXRfaWQYASABKAlCB7pIBHICEAESNQoJZmlsZV9uYW1lGAIgASgJQiK6SB9yHTIbXlthLXowLTldW2EtejAtOS5fLV17MCw2M30kIswBChRQcmVwYXJlQXNzZXRzUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSHQoJbGVhc2Vfa2V5GAIgASgJQgq6SAdyBRABGIABEj4KCnBsYWNlbWVudHMYAyADKAsyHi51bmtleS5hc3NldC52MS5Bc3NldFBsYWNlbWVudEIKukgHkgEECAEQEBIhCgp0YXJnZXRfZGlyGAQgASgJQg26SApyCBABGIAIOgEvEh8KCGxlYXNlX21zGAUgASgEQg26SAoyCBiAuJkpKOgHIlwKC1N0YWdlZEFzc2V0EhAKCGFzc2V0X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSLQoGbWV0aG9kGAMgASgOMh0udW5rZXkuYXNzZXQudjEuU3RhZ2luZ01ldGhvZCJqChVQcmVwYXJlQXNzZXRzUmVzcG9uc2USJAoFbGVhc2UYASABKAsyFS51bmtleS5hc3NldC52MS5MZWFzZRIrCgZzdGFnZWQYAiADKAsyGy51bmtleS5hc3NldC52MS5TdGFnZWRBc3NldCJpCgVMZWFzZRIQCghsZWFzZV9pZBgBIAEoCRIRCgl0ZW5hbnRfaWQYAiABKAkSEQoJbGVhc2Vfa2V5GAMgASgJEhEKCWFzc2V0X2lkcxgEIAMoCRIVCg1leHBpcmVzX2F0X21zGAUgASgDImIKEVJlbmV3TGVhc2VSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIZCghsZWFzZV9pZBgCIAEoCUIHukgEcgIQARIfCghsZWFzZV9tcxgDIAEoBEINukgKMggYgLiZKSjoByJDChNSZWxlYXNlTGVhc2VSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIZCghsZWFzZV9pZBgCIAEoCUIHukgEcgIQASIWChRSZWxlYXNlTGVhc2VSZXNwb25zZSI4ChFMaXN0TGVhc2VzUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSEAoIYXNzZXRfaWQYAiABKAkiOwoSTGlzdExlYXNlc1Jlc3BvbnNlEiUKBmxlYXNlcxgBIAMoCzIVLnVua2V5LmFzc2V0LnYxLkxlYXNlIkIKEkRlbGV0ZUFzc2V0UmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSGQoIYXNzZXRfaWQYAiABKAlCB7pIBHICEAEiKAoVQ29sbGVjdEdhcmJhZ2VSZXF1ZXN0Eg8KB2RyeV9ydW4YASABKAgiYAoWQ29sbGVjdEdhcmJhZ2VSZXNwb25zZRIYChBtYXJrZWRfYXNzZXRfaWRzGAEgAygJEhcKD3N3ZXB0X2Fzc2V0X2lkcxgCIAMoCRITCgtmcmVlZF9ieXRlcxgDIAEoBCIrChZHZXRTdG9yYWdlVXNhZ2VSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCSJOCgxTdG9yYWdlVXNhZ2USFAoMc3RvcmVkX2J5dGVzGAEgASgEEhMKC2Fzc2V0X2NvdW50GAIgASgEEhMKC3F1b3RhX2J5dGVzGAMgASgEKusBCglBc3NldEtpbmQSGgoWQVNTRVRfS0lORF9VTlNQRUNJRklFRBAAEhUKEUFTU0VUX0tJTkRfS0VSTkVMEAESFQoRQVNTRVRfS0lORF9JTklUUkQQAhIVChFBU1NFVF9LSU5EX1JPT1RGUxADEhkKFUFTU0VUX0tJTkRfRElTS19JTUFHRRAEEhcKE0FTU0VUX0tJTkRfU05BUFNIT1QQBRIZChVBU1NFVF9LSU5EX1BST1ZFTkFOQ0UQBhITCg9BU1NFVF9LSU5EX1NCT00QBxIZChVBU1NFVF9LSU5EX0lNQUdFX0JMT0IQCCqQAQoKQXNzZXRTdGF0ZRIbChdBU1NFVF9TVEFURV9VTlNQRUNJRklFRBAAEhkKFUFTU0VUX1NUQVRFX1VQTE9BRElORxABEhkKFUFTU0VUX1NUQVRFX0FWQUlMQUJMRRACEhgKFEFTU0VUX1NUQVRFX0RFTEVUSU5HEAMSFQoRQVNTRVRfU1RBVEVfRVJST1IQBCqCAQoNU3RhZ2luZ01ldGhvZBIeChpTVEFHSU5HX01FVEhPRF9VTlNQRUNJRklFRBAAEhwKGFNUQUdJTkdfTUVUSE9EX0hBUkRfTElOSxABEhoKFlNUQUdJTkdfTUVUSE9EX1JFRkxJTksQAhIXChNTVEFHSU5HX01FVEhPRF9DT1BZEAMyow8KDEFzc2V0U2VydmljZRJkCgtVcGxvYWRBc3NldBIiLnVua2V5LmFzc2V0LnYxLlVwbG9hZEFzc2V0UmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkFzc2V0IhiquxgUCghidWlsZGVyZAoGbWV0YWxkEAIoARJzCg1SZWdpc3RlckFzc2V0EiQudW5rZXkuYXNzZXQudjEuUmVnaXN0ZXJBc3NldFJlcXVlc3QaFS51bmtleS5hc3NldC52MS5Bc3NldCIlkAICqrsYHgoIYnVpbGRlcmQKBm1ldGFsZAoIZ2F0ZXdheWQQAhJvCgtCZWdpblVwbG9hZBIiLnVua2V5LmFzc2V0LnYxLkJlZ2luVXBsb2FkUmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkFzc2V0IiWQAgKquxgeCghidWlsZGVyZAoGbWV0YWxkCghnYXRld2F5ZBACEnAKDEFwcGVuZFVwbG9hZBIjLnVua2V5LmFzc2V0LnYxLkFwcGVuZFVwbG9hZFJlcXVlc3QaFS51bmtleS5hc3NldC52MS5Bc3NldCIiqrsYHgoIYnVpbGRlcmQKBm1ldGFsZAoIZ2F0ZXdheWQQAigBEnEKDEZpbmlzaFVwbG9hZBIjLnVua2V5LmFzc2V0LnYxLkZpbmlzaFVwbG9hZFJlcXVlc3QaFS51bmtleS5hc3NldC52MS5Bc3NldCIlkAICqrsYHgoIYnVpbGRlcmQKBm1ldGFsZAoIZ2F0ZXdheWQQAhKAAQoMQ2FuY2VsVXBsb2FkEiMudW5rZXkuYXNzZXQudjEuQ2FuY2VsVXBsb2FkUmVxdWVzdBokLnVua2V5LmFzc2V0LnYxLkNhbmNlbFVwbG9hZFJlc3BvbnNlIiWQAgKquxgeCghidWlsZGVyZAoGbWV0YWxkCghnYXRld2F5ZBACEmkKCEdldEFzc2V0Eh8udW5rZXkuYXNzZXQudjEuR2V0QXNzZXRSZXF1ZXN0GhUudW5rZXkuYXNzZXQudjEuQXNzZXQiJZACAaq7GB4KCGdhdGV3YXlkCghidWlsZGVyZAoGbWV0YWxkEAISegoKTGlzdEFzc2V0cxIhLnVua2V5LmFzc2V0LnYxLkxpc3RBc3NldHNSZXF1ZXN0GiIudW5rZXkuYXNzZXQudjEuTGlzdEFzc2V0c1Jlc3BvbnNlIiWQAgGquxgeCghnYXRld2F5ZAoIYnVpbGRlcmQKBm1ldGFsZBACEnAKC1F1ZXJ5QXNzZXRzEiIudW5rZXkuYXNzZXQudjEuUXVlcnlBc3NldHNSZXF1ZXN0GiMudW5rZXkuYXNzZXQudjEuUXVlcnlBc3NldHNSZXNwb25zZSIYqrsYFAoIZ2F0ZXdheWQKBm1ldGFsZBACEoUBCg1Eb3dubG9hZEFzc2V0EiQudW5rZXkuYXNzZXQudjEuRG93bmxvYWRBc3NldFJlcXVlc3QaJS51bmtleS5hc3NldC52MS5Eb3dubG9hZEFzc2V0UmVzcG9uc2UiJZACAaq7GB4KBm1ldGFsZAoIYnVpbGRlcmQKCGdhdGV3YXlkEAIwARJvCg1QcmVwYXJlQXNzZXRzEiQudW5rZXkuYXNzZXQudjEuUHJlcGFyZUFzc2V0c1JlcXVlc3QaJS51bmtleS5hc3NldC52MS5QcmVwYXJlQXNzZXRzUmVzcG9uc2UiEZACAqq7GAoKBm1ldGFsZBACElkKClJlbmV3TGVhc2USIS51bmtleS5hc3NldC52MS5SZW5ld0xlYXNlUmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkxlYXNlIhGQAgKquxgKCgZtZXRhbGQQAhJsCgxSZWxlYXNlTGVhc2USIy51bmtleS5hc3NldC52MS5SZWxlYXNlTGVhc2VSZXF1ZXN0GiQudW5rZXkuYXNzZXQudjEuUmVsZWFzZUxlYXNlUmVzcG9uc2UiEZACAqq7GAoKBm1ldGFsZBACEnAKCkxpc3RMZWFzZXMSIS51bmtleS5hc3NldC52MS5MaXN0TGVhc2VzUmVxdWVzdBoiLnVua2V5LmFzc2V0LnYxLkxpc3RMZWFzZXNSZXNwb25zZSIbkAIBqrsYFAoIZ2F0ZXdheWQKBm1ldGFsZBACEmcKC0RlbGV0ZUFzc2V0EiIudW5rZXkuYXNzZXQudjEuRGVsZXRlQXNzZXRSZXF1ZXN0GhUudW5rZXkuYXNzZXQudjEuQXNzZXQiHZACAqq7GBYKCGdhdGV3YXlkCghidWlsZGVyZBACEnEKDkNvbGxlY3RHYXJiYWdlEiUudW5rZXkuYXNzZXQudjEuQ29sbGVjdEdhcmJhZ2VSZXF1ZXN0GiYudW5rZXkuYXNzZXQudjEuQ29sbGVjdEdhcmJhZ2VSZXNwb25zZSIQqrsYDAoIb3BlcmF0b3IQAxJ2Cg9HZXRTdG9yYWdlVXNhZ2USJi51bmtleS5hc3NldC52MS5HZXRTdG9yYWdlVXNhZ2VSZXF1ZXN0GhwudW5rZXkuYXNzZXQudjEuU3RvcmFnZVVzYWdlIh2QAgGquxgWCghnYXRld2F5ZAoIYnVpbGRlcmQQAWIGcHJvdG8z", [file_buf_validate_validate, file_unkey_options_v1_options]);
 
 /**
  * An immutable blob with a name, labels and an owner.
@@ -98,6 +98,34 @@ export type Asset = Message<"unkey.asset.v1.Asset"> & {
    * @generated from field: uint32 lease_count = 11;
    */
   leaseCount: number;
+
+  /**
+   * Counts the owner's assets of this kind and name from 1.
+   *
+   * @generated from field: uint32 version = 12;
+   */
+  version: number;
+
+  /**
+   * The asset that it describes; it goes when that one goes.
+   *
+   * @generated from field: string attached_to = 13;
+   */
+  attachedTo: string;
+
+  /**
+   * True when only DeleteAsset ends it; others are collected when nobody uses them.
+   *
+   * @generated from field: bool keep = 14;
+   */
+  keep: boolean;
+
+  /**
+   * While UPLOADING: bytes that are durable.
+   *
+   * @generated from field: uint64 received_bytes = 15;
+   */
+  receivedBytes: bigint;
 };
 
 /**
@@ -154,6 +182,20 @@ export type UploadHeader = Message<"unkey.asset.v1.UploadHeader"> & {
    * @generated from field: map<string, string> labels = 6;
    */
   labels: { [key: string]: string };
+
+  /**
+   * The owner's asset that it describes, such as the root filesystem of a provenance; it goes when that one goes.
+   *
+   * @generated from field: string attached_to = 7;
+   */
+  attachedTo: string;
+
+  /**
+   * Never collected for being unused: only DeleteAsset ends it.
+   *
+   * @generated from field: bool keep = 8;
+   */
+  keep: boolean;
 };
 
 /**
@@ -162,6 +204,226 @@ export type UploadHeader = Message<"unkey.asset.v1.UploadHeader"> & {
  */
 export const UploadHeaderSchema: GenMessage<UploadHeader> = /*@__PURE__*/
   messageDesc(file_unkey_asset_v1_asset, 1);
+
+/**
+ * An upload in parts.
+ *
+ * @generated from message unkey.asset.v1.BeginUploadRequest
+ */
+export type BeginUploadRequest = Message<"unkey.asset.v1.BeginUploadRequest"> & {
+  /**
+   * Owner; empty only for a service that stores a platform asset.
+   *
+   * @generated from field: string tenant_id = 1;
+   */
+  tenantId: string;
+
+  /**
+   * The caller's name for this upload, unique for the owner.
+   *
+   * @generated from field: string upload_key = 2;
+   */
+  uploadKey: string;
+
+  /**
+   * Name for people.
+   *
+   * @generated from field: string name = 3;
+   */
+  name: string;
+
+  /**
+   * What it is for.
+   *
+   * @generated from field: unkey.asset.v1.AssetKind kind = 4;
+   */
+  kind: AssetKind;
+
+  /**
+   * Labels to query by.
+   *
+   * @generated from field: map<string, string> labels = 5;
+   */
+  labels: { [key: string]: string };
+
+  /**
+   * As in UploadHeader.
+   *
+   * @generated from field: string attached_to = 6;
+   */
+  attachedTo: string;
+
+  /**
+   * As in UploadHeader.
+   *
+   * @generated from field: bool keep = 7;
+   */
+  keep: boolean;
+};
+
+/**
+ * Describes the message unkey.asset.v1.BeginUploadRequest.
+ * Use `create(BeginUploadRequestSchema)` to create a new message.
+ */
+export const BeginUploadRequestSchema: GenMessage<BeginUploadRequest> = /*@__PURE__*/
+  messageDesc(file_unkey_asset_v1_asset, 2);
+
+/**
+ * Where the chunks that follow belong.
+ *
+ * @generated from message unkey.asset.v1.AppendUploadHeader
+ */
+export type AppendUploadHeader = Message<"unkey.asset.v1.AppendUploadHeader"> & {
+  /**
+   * Owner.
+   *
+   * @generated from field: string tenant_id = 1;
+   */
+  tenantId: string;
+
+  /**
+   * The asset that BeginUpload answered.
+   *
+   * @generated from field: string asset_id = 2;
+   */
+  assetId: string;
+
+  /**
+   * Must be the asset's received_bytes; UPLOAD_OFFSET_MISMATCH tells them otherwise.
+   *
+   * @generated from field: uint64 offset = 3;
+   */
+  offset: bigint;
+};
+
+/**
+ * Describes the message unkey.asset.v1.AppendUploadHeader.
+ * Use `create(AppendUploadHeaderSchema)` to create a new message.
+ */
+export const AppendUploadHeaderSchema: GenMessage<AppendUploadHeader> = /*@__PURE__*/
+  messageDesc(file_unkey_asset_v1_asset, 3);
+
+/**
+ * The header, then chunks.
+ *
+ * @generated from message unkey.asset.v1.AppendUploadRequest
+ */
+export type AppendUploadRequest = Message<"unkey.asset.v1.AppendUploadRequest"> & {
+  /**
+   * Exactly one.
+   *
+   * @generated from oneof unkey.asset.v1.AppendUploadRequest.part
+   */
+  part: {
+    /**
+     * First message.
+     *
+     * @generated from field: unkey.asset.v1.AppendUploadHeader header = 1;
+     */
+    value: AppendUploadHeader;
+    case: "header";
+  } | {
+    /**
+     * Next bytes.
+     *
+     * @generated from field: bytes chunk = 2;
+     */
+    value: Uint8Array;
+    case: "chunk";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message unkey.asset.v1.AppendUploadRequest.
+ * Use `create(AppendUploadRequestSchema)` to create a new message.
+ */
+export const AppendUploadRequestSchema: GenMessage<AppendUploadRequest> = /*@__PURE__*/
+  messageDesc(file_unkey_asset_v1_asset, 4);
+
+/**
+ * What the whole upload must be.
+ *
+ * @generated from message unkey.asset.v1.FinishUploadRequest
+ */
+export type FinishUploadRequest = Message<"unkey.asset.v1.FinishUploadRequest"> & {
+  /**
+   * Owner.
+   *
+   * @generated from field: string tenant_id = 1;
+   */
+  tenantId: string;
+
+  /**
+   * The asset that BeginUpload answered.
+   *
+   * @generated from field: string asset_id = 2;
+   */
+  assetId: string;
+
+  /**
+   * Expected digest, sha256:<hex>.
+   *
+   * @generated from field: string digest = 3;
+   */
+  digest: string;
+
+  /**
+   * Expected length in bytes.
+   *
+   * @generated from field: uint64 size_bytes = 4;
+   */
+  sizeBytes: bigint;
+};
+
+/**
+ * Describes the message unkey.asset.v1.FinishUploadRequest.
+ * Use `create(FinishUploadRequestSchema)` to create a new message.
+ */
+export const FinishUploadRequestSchema: GenMessage<FinishUploadRequest> = /*@__PURE__*/
+  messageDesc(file_unkey_asset_v1_asset, 5);
+
+/**
+ * Which upload to give up.
+ *
+ * @generated from message unkey.asset.v1.CancelUploadRequest
+ */
+export type CancelUploadRequest = Message<"unkey.asset.v1.CancelUploadRequest"> & {
+  /**
+   * Owner.
+   *
+   * @generated from field: string tenant_id = 1;
+   */
+  tenantId: string;
+
+  /**
+   * The asset that BeginUpload answered.
+   *
+   * @generated from field: string asset_id = 2;
+   */
+  assetId: string;
+};
+
+/**
+ * Describes the message unkey.asset.v1.CancelUploadRequest.
+ * Use `create(CancelUploadRequestSchema)` to create a new message.
+ */
+export const CancelUploadRequestSchema: GenMessage<CancelUploadRequest> = /*@__PURE__*/
+  messageDesc(file_unkey_asset_v1_asset, 6);
+
+/**
+ * The upload is gone.
+ *
+ * @generated from message unkey.asset.v1.CancelUploadResponse
+ */
+export type CancelUploadResponse = Message<"unkey.asset.v1.CancelUploadResponse"> & {
+};
+
+/**
+ * Describes the message unkey.asset.v1.CancelUploadResponse.
+ * Use `create(CancelUploadResponseSchema)` to create a new message.
+ */
+export const CancelUploadResponseSchema: GenMessage<CancelUploadResponse> = /*@__PURE__*/
+  messageDesc(file_unkey_asset_v1_asset, 7);
 
 /**
  * A header, once and first, or a chunk of the bytes.
@@ -198,7 +460,7 @@ export type UploadAssetRequest = Message<"unkey.asset.v1.UploadAssetRequest"> & 
  * Use `create(UploadAssetRequestSchema)` to create a new message.
  */
 export const UploadAssetRequestSchema: GenMessage<UploadAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 2);
+  messageDesc(file_unkey_asset_v1_asset, 8);
 
 /**
  * Names a blob that the store holds.
@@ -219,7 +481,7 @@ export type RegisterAssetRequest = Message<"unkey.asset.v1.RegisterAssetRequest"
  * Use `create(RegisterAssetRequestSchema)` to create a new message.
  */
 export const RegisterAssetRequestSchema: GenMessage<RegisterAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 3);
+  messageDesc(file_unkey_asset_v1_asset, 9);
 
 /**
  * Asks for one asset.
@@ -247,7 +509,7 @@ export type GetAssetRequest = Message<"unkey.asset.v1.GetAssetRequest"> & {
  * Use `create(GetAssetRequestSchema)` to create a new message.
  */
 export const GetAssetRequestSchema: GenMessage<GetAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 4);
+  messageDesc(file_unkey_asset_v1_asset, 10);
 
 /**
  * Asks for assets.
@@ -289,6 +551,34 @@ export type ListAssetsRequest = Message<"unkey.asset.v1.ListAssetsRequest"> & {
    * @generated from field: string page_token = 5;
    */
   pageToken: string;
+
+  /**
+   * Only this name, when set.
+   *
+   * @generated from field: string name = 6;
+   */
+  name: string;
+
+  /**
+   * Only this version, when set; needs a name.
+   *
+   * @generated from field: uint32 version = 7;
+   */
+  version: number;
+
+  /**
+   * Only this content, when set.
+   *
+   * @generated from field: string digest = 8;
+   */
+  digest: string;
+
+  /**
+   * Only what describes this asset, when set.
+   *
+   * @generated from field: string attached_to = 9;
+   */
+  attachedTo: string;
 };
 
 /**
@@ -296,7 +586,7 @@ export type ListAssetsRequest = Message<"unkey.asset.v1.ListAssetsRequest"> & {
  * Use `create(ListAssetsRequestSchema)` to create a new message.
  */
 export const ListAssetsRequestSchema: GenMessage<ListAssetsRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 5);
+  messageDesc(file_unkey_asset_v1_asset, 11);
 
 /**
  * A page of assets.
@@ -324,7 +614,7 @@ export type ListAssetsResponse = Message<"unkey.asset.v1.ListAssetsResponse"> & 
  * Use `create(ListAssetsResponseSchema)` to create a new message.
  */
 export const ListAssetsResponseSchema: GenMessage<ListAssetsResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 6);
+  messageDesc(file_unkey_asset_v1_asset, 12);
 
 /**
  * Asks for assets, or a build of one.
@@ -352,7 +642,7 @@ export type QueryAssetsRequest = Message<"unkey.asset.v1.QueryAssetsRequest"> & 
  * Use `create(QueryAssetsRequestSchema)` to create a new message.
  */
 export const QueryAssetsRequestSchema: GenMessage<QueryAssetsRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 7);
+  messageDesc(file_unkey_asset_v1_asset, 13);
 
 /**
  * What a query found or started.
@@ -380,7 +670,7 @@ export type QueryAssetsResponse = Message<"unkey.asset.v1.QueryAssetsResponse"> 
  * Use `create(QueryAssetsResponseSchema)` to create a new message.
  */
 export const QueryAssetsResponseSchema: GenMessage<QueryAssetsResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 8);
+  messageDesc(file_unkey_asset_v1_asset, 14);
 
 /**
  * Asks for the bytes of an asset.
@@ -415,7 +705,7 @@ export type DownloadAssetRequest = Message<"unkey.asset.v1.DownloadAssetRequest"
  * Use `create(DownloadAssetRequestSchema)` to create a new message.
  */
 export const DownloadAssetRequestSchema: GenMessage<DownloadAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 9);
+  messageDesc(file_unkey_asset_v1_asset, 15);
 
 /**
  * Bytes in order.
@@ -436,7 +726,7 @@ export type DownloadAssetResponse = Message<"unkey.asset.v1.DownloadAssetRespons
  * Use `create(DownloadAssetResponseSchema)` to create a new message.
  */
 export const DownloadAssetResponseSchema: GenMessage<DownloadAssetResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 10);
+  messageDesc(file_unkey_asset_v1_asset, 16);
 
 /**
  * One asset and the file name it gets.
@@ -464,7 +754,7 @@ export type AssetPlacement = Message<"unkey.asset.v1.AssetPlacement"> & {
  * Use `create(AssetPlacementSchema)` to create a new message.
  */
 export const AssetPlacementSchema: GenMessage<AssetPlacement> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 11);
+  messageDesc(file_unkey_asset_v1_asset, 17);
 
 /**
  * Asks to stage assets for a VM.
@@ -513,7 +803,7 @@ export type PrepareAssetsRequest = Message<"unkey.asset.v1.PrepareAssetsRequest"
  * Use `create(PrepareAssetsRequestSchema)` to create a new message.
  */
 export const PrepareAssetsRequestSchema: GenMessage<PrepareAssetsRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 12);
+  messageDesc(file_unkey_asset_v1_asset, 18);
 
 /**
  * A staged file.
@@ -548,7 +838,7 @@ export type StagedAsset = Message<"unkey.asset.v1.StagedAsset"> & {
  * Use `create(StagedAssetSchema)` to create a new message.
  */
 export const StagedAssetSchema: GenMessage<StagedAsset> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 13);
+  messageDesc(file_unkey_asset_v1_asset, 19);
 
 /**
  * The lease and the staged files.
@@ -576,7 +866,7 @@ export type PrepareAssetsResponse = Message<"unkey.asset.v1.PrepareAssetsRespons
  * Use `create(PrepareAssetsResponseSchema)` to create a new message.
  */
 export const PrepareAssetsResponseSchema: GenMessage<PrepareAssetsResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 14);
+  messageDesc(file_unkey_asset_v1_asset, 20);
 
 /**
  * A hold on assets.
@@ -625,7 +915,7 @@ export type Lease = Message<"unkey.asset.v1.Lease"> & {
  * Use `create(LeaseSchema)` to create a new message.
  */
 export const LeaseSchema: GenMessage<Lease> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 15);
+  messageDesc(file_unkey_asset_v1_asset, 21);
 
 /**
  * Asks for more time.
@@ -660,7 +950,7 @@ export type RenewLeaseRequest = Message<"unkey.asset.v1.RenewLeaseRequest"> & {
  * Use `create(RenewLeaseRequestSchema)` to create a new message.
  */
 export const RenewLeaseRequestSchema: GenMessage<RenewLeaseRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 16);
+  messageDesc(file_unkey_asset_v1_asset, 22);
 
 /**
  * Ends a lease.
@@ -688,7 +978,7 @@ export type ReleaseLeaseRequest = Message<"unkey.asset.v1.ReleaseLeaseRequest"> 
  * Use `create(ReleaseLeaseRequestSchema)` to create a new message.
  */
 export const ReleaseLeaseRequestSchema: GenMessage<ReleaseLeaseRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 17);
+  messageDesc(file_unkey_asset_v1_asset, 23);
 
 /**
  * The lease is gone.
@@ -703,7 +993,7 @@ export type ReleaseLeaseResponse = Message<"unkey.asset.v1.ReleaseLeaseResponse"
  * Use `create(ReleaseLeaseResponseSchema)` to create a new message.
  */
 export const ReleaseLeaseResponseSchema: GenMessage<ReleaseLeaseResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 18);
+  messageDesc(file_unkey_asset_v1_asset, 24);
 
 /**
  * Asks who holds an asset.
@@ -731,7 +1021,7 @@ export type ListLeasesRequest = Message<"unkey.asset.v1.ListLeasesRequest"> & {
  * Use `create(ListLeasesRequestSchema)` to create a new message.
  */
 export const ListLeasesRequestSchema: GenMessage<ListLeasesRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 19);
+  messageDesc(file_unkey_asset_v1_asset, 25);
 
 /**
  * Leases, oldest first.
@@ -752,7 +1042,7 @@ export type ListLeasesResponse = Message<"unkey.asset.v1.ListLeasesResponse"> & 
  * Use `create(ListLeasesResponseSchema)` to create a new message.
  */
 export const ListLeasesResponseSchema: GenMessage<ListLeasesResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 20);
+  messageDesc(file_unkey_asset_v1_asset, 26);
 
 /**
  * Marks an asset for deletion.
@@ -780,7 +1070,7 @@ export type DeleteAssetRequest = Message<"unkey.asset.v1.DeleteAssetRequest"> & 
  * Use `create(DeleteAssetRequestSchema)` to create a new message.
  */
 export const DeleteAssetRequestSchema: GenMessage<DeleteAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 21);
+  messageDesc(file_unkey_asset_v1_asset, 27);
 
 /**
  * Asks for a collection pass.
@@ -801,7 +1091,7 @@ export type CollectGarbageRequest = Message<"unkey.asset.v1.CollectGarbageReques
  * Use `create(CollectGarbageRequestSchema)` to create a new message.
  */
 export const CollectGarbageRequestSchema: GenMessage<CollectGarbageRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 22);
+  messageDesc(file_unkey_asset_v1_asset, 28);
 
 /**
  * What a pass did, or would do.
@@ -836,7 +1126,7 @@ export type CollectGarbageResponse = Message<"unkey.asset.v1.CollectGarbageRespo
  * Use `create(CollectGarbageResponseSchema)` to create a new message.
  */
 export const CollectGarbageResponseSchema: GenMessage<CollectGarbageResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 23);
+  messageDesc(file_unkey_asset_v1_asset, 29);
 
 /**
  * Asks what a tenant stores.
@@ -857,7 +1147,7 @@ export type GetStorageUsageRequest = Message<"unkey.asset.v1.GetStorageUsageRequ
  * Use `create(GetStorageUsageRequestSchema)` to create a new message.
  */
 export const GetStorageUsageRequestSchema: GenMessage<GetStorageUsageRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 24);
+  messageDesc(file_unkey_asset_v1_asset, 30);
 
 /**
  * What a tenant stores.
@@ -892,7 +1182,7 @@ export type StorageUsage = Message<"unkey.asset.v1.StorageUsage"> & {
  * Use `create(StorageUsageSchema)` to create a new message.
  */
 export const StorageUsageSchema: GenMessage<StorageUsage> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 25);
+  messageDesc(file_unkey_asset_v1_asset, 31);
 
 /**
  * What an asset is for.
@@ -955,6 +1245,13 @@ export const AssetKind = {
    * @generated from enum value: ASSET_KIND_SBOM = 7;
    */
   SBOM: 7,
+
+  /**
+   * Layer, config or manifest of an image that was pushed.
+   *
+   * @generated from enum value: ASSET_KIND_IMAGE_BLOB = 8;
+   */
+  IMAGE_BLOB: 8,
 } as const;
 
 /**
@@ -1101,6 +1398,49 @@ export const AssetService: GenService<{
     methodKind: "unary";
     input: typeof RegisterAssetRequestSchema;
     output: typeof AssetSchema;
+  },
+  /**
+   * Begins an upload that may be sent in parts and resumed: the answer is an asset in the state UPLOADING. The same key
+   * answers the same asset.
+   *
+   * @generated from rpc unkey.asset.v1.AssetService.BeginUpload
+   */
+  beginUpload: {
+    methodKind: "unary";
+    input: typeof BeginUploadRequestSchema;
+    output: typeof AssetSchema;
+  },
+  /**
+   * Adds bytes to an upload: first message the header, then chunks in order. The answer's received_bytes are durable, also when
+   * the stream broke off before its end.
+   *
+   * @generated from rpc unkey.asset.v1.AssetService.AppendUpload
+   */
+  appendUpload: {
+    methodKind: "client_streaming";
+    input: typeof AppendUploadRequestSchema;
+    output: typeof AssetSchema;
+  },
+  /**
+   * Ends an upload: checks its digest and makes it AVAILABLE. Answers the asset that holds the bytes: an equal one that was
+   * there before, when there is one.
+   *
+   * @generated from rpc unkey.asset.v1.AssetService.FinishUpload
+   */
+  finishUpload: {
+    methodKind: "unary";
+    input: typeof FinishUploadRequestSchema;
+    output: typeof AssetSchema;
+  },
+  /**
+   * Gives an upload up and frees its bytes; one that is gone is success.
+   *
+   * @generated from rpc unkey.asset.v1.AssetService.CancelUpload
+   */
+  cancelUpload: {
+    methodKind: "unary";
+    input: typeof CancelUploadRequestSchema;
+    output: typeof CancelUploadResponseSchema;
   },
   /**
    * One asset by id.

@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file unkey/builder/v1/builder.proto.
  */
 export const file_unkey_builder_v1_builder: GenFile = /*@__PURE__*/
-  fileDesc("Ch51bmtleS9idWlsZGVyL3YxL2J1aWxkZXIucHJvdG8SEHVua2V5LmJ1aWxkZXIudjEiXwoLSW1hZ2VTb3VyY2USHwoJcmVmZXJlbmNlGAEgASgJQgq6SAdyBRABGIAESAASHgoJdXBsb2FkX2lkGAIgASgJQgm6SAZyBBABGEBIAEIPCgZzb3VyY2USBbpIAggBIk0KE1JlZ2lzdHJ5Q3JlZGVudGlhbHMSGgoIdXNlcm5hbWUYASABKAlCCLpIBXIDGIACEhoKCHBhc3N3b3JkGAIgASgJQgi6SAVyAxiAQCK9AgoRQnVpbGRJbWFnZVJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEiMKD2lkZW1wb3RlbmN5X2tleRgCIAEoCUIKukgHcgUQARiAARI0CgVpbWFnZRgDIAEoCzIdLnVua2V5LmJ1aWxkZXIudjEuSW1hZ2VTb3VyY2VCBrpIA8gBARI6CgtjcmVkZW50aWFscxgEIAEoCzIlLnVua2V5LmJ1aWxkZXIudjEuUmVnaXN0cnlDcmVkZW50aWFscxI4CgZmb3JtYXQYBSABKA4yHi51bmtleS5idWlsZGVyLnYxLlJvb3Rmc0Zvcm1hdEIIukgFggECEAESGQoRaW5zZWN1cmVfcmVnaXN0cnkYBiABKAgSIAoNYXJndl9vdmVycmlkZRgHIAMoCUIJukgGkgEDEIAIIo0BCglCdWlsZFN0ZXASKwoFc3RhdGUYASABKA4yHC51bmtleS5idWlsZGVyLnYxLkJ1aWxkU3RhdGUSFQoNc3RhcnRlZF9hdF9tcxgCIAEoAxITCgtlbmRlZF9hdF9tcxgDIAEoAxISCgpieXRlc19kb25lGAQgASgEEhMKC2J5dGVzX3RvdGFsGAUgASgEIvcCCgVCdWlsZBIQCghidWlsZF9pZBgBIAEoCRIRCgl0ZW5hbnRfaWQYAiABKAkSKwoFc3RhdGUYAyABKA4yHC51bmtleS5idWlsZGVyLnYxLkJ1aWxkU3RhdGUSDQoFaW1hZ2UYBCABKAkSFAoMaW1hZ2VfZGlnZXN0GAUgASgJEhEKCWNhY2hlX2hpdBgGIAEoCBIXCg9yb290ZnNfYXNzZXRfaWQYByABKAkSLwoHcHJvY2VzcxgIIAEoCzIeLnVua2V5LmNvbW1vbi52MS5Qcm9jZXNzQ29uZmlnEhAKCHBsYXRmb3JtGAkgASgJEhQKDHJvb3Rmc19ieXRlcxgKIAEoBBIqCgVzdGVwcxgLIAMoCzIbLnVua2V5LmJ1aWxkZXIudjEuQnVpbGRTdGVwEi8KB2ZhaWx1cmUYDCABKAsyHi51bmtleS5idWlsZGVyLnYxLkJ1aWxkRmFpbHVyZRIVCg1jcmVhdGVkX2F0X21zGA0gASgDIkIKDEJ1aWxkRmFpbHVyZRIOCgZyZWFzb24YASABKAkSDwoHbWVzc2FnZRgCIAEoCRIRCgluZXh0X3N0ZXAYAyABKAkiSAoPR2V0QnVpbGRSZXF1ZXN0EhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQARIZCghidWlsZF9pZBgCIAEoCUIHukgEcgIQASJgChFMaXN0QnVpbGRzUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxISCgpwYWdlX3Rva2VuGAMgASgJIlYKEkxpc3RCdWlsZHNSZXNwb25zZRInCgZidWlsZHMYASADKAsyFy51bmtleS5idWlsZGVyLnYxLkJ1aWxkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJKChFXYXRjaEJ1aWxkUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGQoIYnVpbGRfaWQYAiABKAlCB7pIBHICEAEiXwoWU3RyZWFtQnVpbGRMb2dzUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGQoIYnVpbGRfaWQYAiABKAlCB7pIBHICEAESDgoGZm9sbG93GAMgASgIIisKDEJ1aWxkTG9nTGluZRINCgVhdF9tcxgBIAEoAxIMCgR0ZXh0GAIgASgJIksKEkNhbmNlbEJ1aWxkUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGQoIYnVpbGRfaWQYAiABKAlCB7pIBHICEAEiYAoRVXBsb2FkSW1hZ2VIZWFkZXISGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEi8KBmRpZ2VzdBgCIAEoCUIfukgcchoyGF4oc2hhMjU2OlswLTlhLWZdezY0fSk/JCJ2ChJVcGxvYWRJbWFnZVJlcXVlc3QSNQoGaGVhZGVyGAEgASgLMiMudW5rZXkuYnVpbGRlci52MS5VcGxvYWRJbWFnZUhlYWRlckgAEhoKBWNodW5rGAIgASgMQgm6SAZ6BBiAgEBIAEINCgRwYXJ0EgW6SAIIASJbCgtJbWFnZVVwbG9hZBIRCgl1cGxvYWRfaWQYASABKAkSDgoGZGlnZXN0GAIgASgJEhIKCnNpemVfYnl0ZXMYAyABKAQSFQoNZXhwaXJlc19hdF9tcxgEIAEoAyJLChJWZXJpZnlCdWlsZFJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhkKCGJ1aWxkX2lkGAIgASgJQge6SARyAhABIlgKEUJ1aWxkVmVyaWZpY2F0aW9uEhAKCHZlcmlmaWVkGAEgASgIEjEKBWxpbmtzGAIgAygLMiIudW5rZXkuYnVpbGRlci52MS5WZXJpZmljYXRpb25MaW5rIj8KEFZlcmlmaWNhdGlvbkxpbmsSDAoEbmFtZRgBIAEoCRINCgVob2xkcxgCIAEoCBIOCgZkZXRhaWwYAyABKAkiMgoUR2V0QnVpbGRRdW90YVJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABImgKCkJ1aWxkUXVvdGESGAoQY29uY3VycmVudF9saW1pdBgBIAEoDRIXCg9jb25jdXJyZW50X3VzZWQYAiABKA0SEwoLZGFpbHlfbGltaXQYAyABKA0SEgoKZGFpbHlfdXNlZBgEIAEoDSr7AQoKQnVpbGRTdGF0ZRIbChdCVUlMRF9TVEFURV9VTlNQRUNJRklFRBAAEhcKE0JVSUxEX1NUQVRFX1BFTkRJTkcQARIXChNCVUlMRF9TVEFURV9QVUxMSU5HEAISGgoWQlVJTERfU1RBVEVfRVhUUkFDVElORxADEhcKE0JVSUxEX1NUQVRFX1dSSVRJTkcQBBIbChdCVUlMRF9TVEFURV9SRUdJU1RFUklORxAFEhkKFUJVSUxEX1NUQVRFX0NPTVBMRVRFRBAGEhYKEkJVSUxEX1NUQVRFX0ZBSUxFRBAHEhkKFUJVSUxEX1NUQVRFX0NBTkNFTExFRBAIKl4KDFJvb3Rmc0Zvcm1hdBIdChlST09URlNfRk9STUFUX1VOU1BFQ0lGSUVEEAASFwoTUk9PVEZTX0ZPUk1BVF9FUk9GUxABEhYKElJPT1RGU19GT1JNQVRfRVhUNBACMsgHCg5CdWlsZGVyU2VydmljZRJuCgpCdWlsZEltYWdlEiMudW5rZXkuYnVpbGRlci52MS5CdWlsZEltYWdlUmVxdWVzdBoXLnVua2V5LmJ1aWxkZXIudjEuQnVpbGQiIpACAqq7GBsKCGdhdGV3YXlkCg1hc3NldG1hbmFnZXJkEAESWwoIR2V0QnVpbGQSIS51bmtleS5idWlsZGVyLnYxLkdldEJ1aWxkUmVxdWVzdBoXLnVua2V5LmJ1aWxkZXIudjEuQnVpbGQiE5ACAaq7GAwKCGdhdGV3YXlkEAESbAoKTGlzdEJ1aWxkcxIjLnVua2V5LmJ1aWxkZXIudjEuTGlzdEJ1aWxkc1JlcXVlc3QaJC51bmtleS5idWlsZGVyLnYxLkxpc3RCdWlsZHNSZXNwb25zZSITkAIBqrsYDAoIZ2F0ZXdheWQQARJhCgpXYXRjaEJ1aWxkEiMudW5rZXkuYnVpbGRlci52MS5XYXRjaEJ1aWxkUmVxdWVzdBoXLnVua2V5LmJ1aWxkZXIudjEuQnVpbGQiE5ACAaq7GAwKCGdhdGV3YXlkEAEwARJyCg9TdHJlYW1CdWlsZExvZ3MSKC51bmtleS5idWlsZGVyLnYxLlN0cmVhbUJ1aWxkTG9nc1JlcXVlc3QaHi51bmtleS5idWlsZGVyLnYxLkJ1aWxkTG9nTGluZSITkAIBqrsYDAoIZ2F0ZXdheWQQATABEmEKC0NhbmNlbEJ1aWxkEiQudW5rZXkuYnVpbGRlci52MS5DYW5jZWxCdWlsZFJlcXVlc3QaFy51bmtleS5idWlsZGVyLnYxLkJ1aWxkIhOQAgKquxgMCghnYXRld2F5ZBABEmYKC1VwbG9hZEltYWdlEiQudW5rZXkuYnVpbGRlci52MS5VcGxvYWRJbWFnZVJlcXVlc3QaHS51bmtleS5idWlsZGVyLnYxLkltYWdlVXBsb2FkIhCquxgMCghnYXRld2F5ZBABKAESbQoLVmVyaWZ5QnVpbGQSJC51bmtleS5idWlsZGVyLnYxLlZlcmlmeUJ1aWxkUmVxdWVzdBojLnVua2V5LmJ1aWxkZXIudjEuQnVpbGRWZXJpZmljYXRpb24iE5ACAaq7GAwKCGdhdGV3YXlkEAESagoNR2V0QnVpbGRRdW90YRImLnVua2V5LmJ1aWxkZXIudjEuR2V0QnVpbGRRdW90YVJlcXVlc3QaHC51bmtleS5idWlsZGVyLnYxLkJ1aWxkUXVvdGEiE5ACAaq7GAwKCGdhdGV3YXlkEAFiBnByb3RvMw", [file_buf_validate_validate, file_unkey_common_v1_common, file_unkey_options_v1_options]);
+  fileDesc("Ch51bmtleS9idWlsZGVyL3YxL2J1aWxkZXIucHJvdG8SEHVua2V5LmJ1aWxkZXIudjEikAEKC0ltYWdlU291cmNlEh8KCXJlZmVyZW5jZRgBIAEoCUIKukgHcgUQARiABEgAEh4KCXVwbG9hZF9pZBgCIAEoCUIJukgGcgQQARhASAASLwoGcHVzaGVkGAMgASgLMh0udW5rZXkuYnVpbGRlci52MS5QdXNoZWRJbWFnZUgAQg8KBnNvdXJjZRIFukgCCAEiUAoLUHVzaGVkSW1hZ2USHgoKcmVwb3NpdG9yeRgBIAEoCUIKukgHcgUQARj/ARIhCg10YWdfb3JfZGlnZXN0GAIgASgJQgq6SAdyBRABGIABIk0KE1JlZ2lzdHJ5Q3JlZGVudGlhbHMSGgoIdXNlcm5hbWUYASABKAlCCLpIBXIDGIACEhoKCHBhc3N3b3JkGAIgASgJQgi6SAVyAxiAQCK9AgoRQnVpbGRJbWFnZVJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEiMKD2lkZW1wb3RlbmN5X2tleRgCIAEoCUIKukgHcgUQARiAARI0CgVpbWFnZRgDIAEoCzIdLnVua2V5LmJ1aWxkZXIudjEuSW1hZ2VTb3VyY2VCBrpIA8gBARI6CgtjcmVkZW50aWFscxgEIAEoCzIlLnVua2V5LmJ1aWxkZXIudjEuUmVnaXN0cnlDcmVkZW50aWFscxI4CgZmb3JtYXQYBSABKA4yHi51bmtleS5idWlsZGVyLnYxLlJvb3Rmc0Zvcm1hdEIIukgFggECEAESGQoRaW5zZWN1cmVfcmVnaXN0cnkYBiABKAgSIAoNYXJndl9vdmVycmlkZRgHIAMoCUIJukgGkgEDEIAIIo0BCglCdWlsZFN0ZXASKwoFc3RhdGUYASABKA4yHC51bmtleS5idWlsZGVyLnYxLkJ1aWxkU3RhdGUSFQoNc3RhcnRlZF9hdF9tcxgCIAEoAxITCgtlbmRlZF9hdF9tcxgDIAEoAxISCgpieXRlc19kb25lGAQgASgEEhMKC2J5dGVzX3RvdGFsGAUgASgEIqsDCgVCdWlsZBIQCghidWlsZF9pZBgBIAEoCRIRCgl0ZW5hbnRfaWQYAiABKAkSKwoFc3RhdGUYAyABKA4yHC51bmtleS5idWlsZGVyLnYxLkJ1aWxkU3RhdGUSDQoFaW1hZ2UYBCABKAkSFAoMaW1hZ2VfZGlnZXN0GAUgASgJEhEKCWNhY2hlX2hpdBgGIAEoCBIXCg9yb290ZnNfYXNzZXRfaWQYByABKAkSLwoHcHJvY2VzcxgIIAEoCzIeLnVua2V5LmNvbW1vbi52MS5Qcm9jZXNzQ29uZmlnEhAKCHBsYXRmb3JtGAkgASgJEhQKDHJvb3Rmc19ieXRlcxgKIAEoBBIqCgVzdGVwcxgLIAMoCzIbLnVua2V5LmJ1aWxkZXIudjEuQnVpbGRTdGVwEi8KB2ZhaWx1cmUYDCABKAsyHi51bmtleS5idWlsZGVyLnYxLkJ1aWxkRmFpbHVyZRIVCg1jcmVhdGVkX2F0X21zGA0gASgDEhsKE3Byb3ZlbmFuY2VfYXNzZXRfaWQYDiABKAkSFQoNc2JvbV9hc3NldF9pZBgPIAEoCSJCCgxCdWlsZEZhaWx1cmUSDgoGcmVhc29uGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSEQoJbmV4dF9zdGVwGAMgASgJIkgKD0dldEJ1aWxkUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGQoIYnVpbGRfaWQYAiABKAlCB7pIBHICEAEiYAoRTGlzdEJ1aWxkc1JlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSEgoKcGFnZV90b2tlbhgDIAEoCSJWChJMaXN0QnVpbGRzUmVzcG9uc2USJwoGYnVpbGRzGAEgAygLMhcudW5rZXkuYnVpbGRlci52MS5CdWlsZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiSgoRV2F0Y2hCdWlsZFJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhkKCGJ1aWxkX2lkGAIgASgJQge6SARyAhABIl8KFlN0cmVhbUJ1aWxkTG9nc1JlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhkKCGJ1aWxkX2lkGAIgASgJQge6SARyAhABEg4KBmZvbGxvdxgDIAEoCCIrCgxCdWlsZExvZ0xpbmUSDQoFYXRfbXMYASABKAMSDAoEdGV4dBgCIAEoCSJLChJDYW5jZWxCdWlsZFJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhkKCGJ1aWxkX2lkGAIgASgJQge6SARyAhABImAKEVVwbG9hZEltYWdlSGVhZGVyEhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQARIvCgZkaWdlc3QYAiABKAlCH7pIHHIaMhheKHNoYTI1NjpbMC05YS1mXXs2NH0pPyQidgoSVXBsb2FkSW1hZ2VSZXF1ZXN0EjUKBmhlYWRlchgBIAEoCzIjLnVua2V5LmJ1aWxkZXIudjEuVXBsb2FkSW1hZ2VIZWFkZXJIABIaCgVjaHVuaxgCIAEoDEIJukgGegQYgIBASABCDQoEcGFydBIFukgCCAEiWwoLSW1hZ2VVcGxvYWQSEQoJdXBsb2FkX2lkGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgEEhUKDWV4cGlyZXNfYXRfbXMYBCABKAMiSwoSVmVyaWZ5QnVpbGRSZXF1ZXN0EhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQARIZCghidWlsZF9pZBgCIAEoCUIHukgEcgIQASJYChFCdWlsZFZlcmlmaWNhdGlvbhIQCgh2ZXJpZmllZBgBIAEoCBIxCgVsaW5rcxgCIAMoCzIiLnVua2V5LmJ1aWxkZXIudjEuVmVyaWZpY2F0aW9uTGluayI/ChBWZXJpZmljYXRpb25MaW5rEgwKBG5hbWUYASABKAkSDQoFaG9sZHMYAiABKAgSDgoGZGV0YWlsGAMgASgJIjIKFEdldEJ1aWxkUXVvdGFSZXF1ZXN0EhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQASLWAQoKQnVpbGRRdW90YRIYChBjb25jdXJyZW50X2xpbWl0GAEgASgNEhcKD2NvbmN1cnJlbnRfdXNlZBgCIAEoDRITCgtkYWlseV9saW1pdBgDIAEoDRISCgpkYWlseV91c2VkGAQgASgNEhkKEWRhaWx5X2J5dGVzX2xpbWl0GAUgASgEEhgKEGRhaWx5X2J5dGVzX3VzZWQYBiABKAQSGwoTZGFpbHlfbWludXRlc19saW1pdBgHIAEoDRIaChJkYWlseV9taW51dGVzX3VzZWQYCCABKA0q+wEKCkJ1aWxkU3RhdGUSGwoXQlVJTERfU1RBVEVfVU5TUEVDSUZJRUQQABIXChNCVUlMRF9TVEFURV9QRU5ESU5HEAESFwoTQlVJTERfU1RBVEVfUFVMTElORxACEhoKFkJVSUxEX1NUQVRFX0VYVFJBQ1RJTkcQAxIXChNCVUlMRF9TVEFURV9XUklUSU5HEAQSGwoXQlVJTERfU1RBVEVfUkVHSVNURVJJTkcQBRIZChVCVUlMRF9TVEFURV9DT01QTEVURUQQBhIWChJCVUlMRF9TVEFURV9GQUlMRUQQBxIZChVCVUlMRF9TVEFURV9DQU5DRUxMRUQQCCpeCgxSb290ZnNGb3JtYXQSHQoZUk9PVEZTX0ZPUk1BVF9VTlNQRUNJRklFRBAAEhcKE1JPT1RGU19GT1JNQVRfRVJPRlMQARIWChJST09URlNfRk9STUFUX0VYVDQQAjLIBwoOQnVpbGRlclNlcnZpY2USbgoKQnVpbGRJbWFnZRIjLnVua2V5LmJ1aWxkZXIudjEuQnVpbGRJbWFnZVJlcXVlc3QaFy51bmtleS5idWlsZGVyLnYxLkJ1aWxkIiKQAgKquxgbCghnYXRld2F5ZAoNYXNzZXRtYW5hZ2VyZBABElsKCEdldEJ1aWxkEiEudW5rZXkuYnVpbGRlci52MS5HZXRCdWlsZFJlcXVlc3QaFy51bmtleS5idWlsZGVyLnYxLkJ1aWxkIhOQAgGquxgMCghnYXRld2F5ZBABEmwKCkxpc3RCdWlsZHMSIy51bmtleS5idWlsZGVyLnYxLkxpc3RCdWlsZHNSZXF1ZXN0GiQudW5rZXkuYnVpbGRlci52MS5MaXN0QnVpbGRzUmVzcG9uc2UiE5ACAaq7GAwKCGdhdGV3YXlkEAESYQoKV2F0Y2hCdWlsZBIjLnVua2V5LmJ1aWxkZXIudjEuV2F0Y2hCdWlsZFJlcXVlc3QaFy51bmtleS5idWlsZGVyLnYxLkJ1aWxkIhOQAgGquxgMCghnYXRld2F5ZBABMAEScgoPU3RyZWFtQnVpbGRMb2dzEigudW5rZXkuYnVpbGRlci52MS5TdHJlYW1CdWlsZExvZ3NSZXF1ZXN0Gh4udW5rZXkuYnVpbGRlci52MS5CdWlsZExvZ0xpbmUiE5ACAaq7GAwKCGdhdGV3YXlkEAEwARJhCgtDYW5jZWxCdWlsZBIkLnVua2V5LmJ1aWxkZXIudjEuQ2FuY2VsQnVpbGRSZXF1ZXN0GhcudW5rZXkuYnVpbGRlci52MS5CdWlsZCITkAICqrsYDAoIZ2F0ZXdheWQQARJmCgtVcGxvYWRJbWFnZRIkLnVua2V5LmJ1aWxkZXIudjEuVXBsb2FkSW1hZ2VSZXF1ZXN0Gh0udW5rZXkuYnVpbGRlci52MS5JbWFnZVVwbG9hZCIQqrsYDAoIZ2F0ZXdheWQQASgBEm0KC1ZlcmlmeUJ1aWxkEiQudW5rZXkuYnVpbGRlci52MS5WZXJpZnlCdWlsZFJlcXVlc3QaIy51bmtleS5idWlsZGVyLnYxLkJ1aWxkVmVyaWZpY2F0aW9uIhOQAgGquxgMCghnYXRld2F5ZBABEmoKDUdldEJ1aWxkUXVvdGESJi51bmtleS5idWlsZGVyLnYxLkdldEJ1aWxkUXVvdGFSZXF1ZXN0GhwudW5rZXkuYnVpbGRlci52MS5CdWlsZFF1b3RhIhOQAgGquxgMCghnYXRld2F5ZBABYgZwcm90bzM", [file_buf_validate_validate, file_unkey_common_v1_common, file_unkey_options_v1_options]);
 
 /**
  * Where the image comes from.
@@ -45,6 +45,14 @@ export type ImageSource = Message<"unkey.builder.v1.ImageSource"> & {
      */
     value: string;
     case: "uploadId";
+  } | {
+    /**
+     * An image that was pushed to the platform.
+     *
+     * @generated from field: unkey.builder.v1.PushedImage pushed = 3;
+     */
+    value: PushedImage;
+    case: "pushed";
   } | { case: undefined; value?: undefined };
 };
 
@@ -54,6 +62,34 @@ export type ImageSource = Message<"unkey.builder.v1.ImageSource"> & {
  */
 export const ImageSourceSchema: GenMessage<ImageSource> = /*@__PURE__*/
   messageDesc(file_unkey_builder_v1_builder, 0);
+
+/**
+ * An image in the platform's own registry.
+ *
+ * @generated from message unkey.builder.v1.PushedImage
+ */
+export type PushedImage = Message<"unkey.builder.v1.PushedImage"> & {
+  /**
+   * Repository as it was pushed, such as my-app.
+   *
+   * @generated from field: string repository = 1;
+   */
+  repository: string;
+
+  /**
+   * A tag, or sha256:<hex> of a manifest. builderd takes a digest only: gatewayd resolves the tag, once.
+   *
+   * @generated from field: string tag_or_digest = 2;
+   */
+  tagOrDigest: string;
+};
+
+/**
+ * Describes the message unkey.builder.v1.PushedImage.
+ * Use `create(PushedImageSchema)` to create a new message.
+ */
+export const PushedImageSchema: GenMessage<PushedImage> = /*@__PURE__*/
+  messageDesc(file_unkey_builder_v1_builder, 1);
 
 /**
  * How to prove oneself to a registry. Held in memory for this build only.
@@ -81,7 +117,7 @@ export type RegistryCredentials = Message<"unkey.builder.v1.RegistryCredentials"
  * Use `create(RegistryCredentialsSchema)` to create a new message.
  */
 export const RegistryCredentialsSchema: GenMessage<RegistryCredentials> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 1);
+  messageDesc(file_unkey_builder_v1_builder, 2);
 
 /**
  * Asks for a build.
@@ -144,7 +180,7 @@ export type BuildImageRequest = Message<"unkey.builder.v1.BuildImageRequest"> & 
  * Use `create(BuildImageRequestSchema)` to create a new message.
  */
 export const BuildImageRequestSchema: GenMessage<BuildImageRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 2);
+  messageDesc(file_unkey_builder_v1_builder, 3);
 
 /**
  * One state that a build went through.
@@ -193,7 +229,7 @@ export type BuildStep = Message<"unkey.builder.v1.BuildStep"> & {
  * Use `create(BuildStepSchema)` to create a new message.
  */
 export const BuildStepSchema: GenMessage<BuildStep> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 3);
+  messageDesc(file_unkey_builder_v1_builder, 4);
 
 /**
  * A build.
@@ -291,6 +327,20 @@ export type Build = Message<"unkey.builder.v1.Build"> & {
    * @generated from field: int64 created_at_ms = 13;
    */
   createdAtMs: bigint;
+
+  /**
+   * The signed statement of how the root filesystem was made, when completed.
+   *
+   * @generated from field: string provenance_asset_id = 14;
+   */
+  provenanceAssetId: string;
+
+  /**
+   * The list of packages in the root filesystem (SPDX), when completed.
+   *
+   * @generated from field: string sbom_asset_id = 15;
+   */
+  sbomAssetId: string;
 };
 
 /**
@@ -298,7 +348,7 @@ export type Build = Message<"unkey.builder.v1.Build"> & {
  * Use `create(BuildSchema)` to create a new message.
  */
 export const BuildSchema: GenMessage<Build> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 4);
+  messageDesc(file_unkey_builder_v1_builder, 5);
 
 /**
  * Why a build failed.
@@ -333,7 +383,7 @@ export type BuildFailure = Message<"unkey.builder.v1.BuildFailure"> & {
  * Use `create(BuildFailureSchema)` to create a new message.
  */
 export const BuildFailureSchema: GenMessage<BuildFailure> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 5);
+  messageDesc(file_unkey_builder_v1_builder, 6);
 
 /**
  * Asks for one build.
@@ -361,7 +411,7 @@ export type GetBuildRequest = Message<"unkey.builder.v1.GetBuildRequest"> & {
  * Use `create(GetBuildRequestSchema)` to create a new message.
  */
 export const GetBuildRequestSchema: GenMessage<GetBuildRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 6);
+  messageDesc(file_unkey_builder_v1_builder, 7);
 
 /**
  * Asks for builds.
@@ -396,7 +446,7 @@ export type ListBuildsRequest = Message<"unkey.builder.v1.ListBuildsRequest"> & 
  * Use `create(ListBuildsRequestSchema)` to create a new message.
  */
 export const ListBuildsRequestSchema: GenMessage<ListBuildsRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 7);
+  messageDesc(file_unkey_builder_v1_builder, 8);
 
 /**
  * A page of builds.
@@ -424,7 +474,7 @@ export type ListBuildsResponse = Message<"unkey.builder.v1.ListBuildsResponse"> 
  * Use `create(ListBuildsResponseSchema)` to create a new message.
  */
 export const ListBuildsResponseSchema: GenMessage<ListBuildsResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 8);
+  messageDesc(file_unkey_builder_v1_builder, 9);
 
 /**
  * Asks to follow a build.
@@ -452,7 +502,7 @@ export type WatchBuildRequest = Message<"unkey.builder.v1.WatchBuildRequest"> & 
  * Use `create(WatchBuildRequestSchema)` to create a new message.
  */
 export const WatchBuildRequestSchema: GenMessage<WatchBuildRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 9);
+  messageDesc(file_unkey_builder_v1_builder, 10);
 
 /**
  * Asks for a build's log.
@@ -487,7 +537,7 @@ export type StreamBuildLogsRequest = Message<"unkey.builder.v1.StreamBuildLogsRe
  * Use `create(StreamBuildLogsRequestSchema)` to create a new message.
  */
 export const StreamBuildLogsRequestSchema: GenMessage<StreamBuildLogsRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 10);
+  messageDesc(file_unkey_builder_v1_builder, 11);
 
 /**
  * One line of a build's log.
@@ -515,7 +565,7 @@ export type BuildLogLine = Message<"unkey.builder.v1.BuildLogLine"> & {
  * Use `create(BuildLogLineSchema)` to create a new message.
  */
 export const BuildLogLineSchema: GenMessage<BuildLogLine> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 11);
+  messageDesc(file_unkey_builder_v1_builder, 12);
 
 /**
  * Ends a build.
@@ -543,7 +593,7 @@ export type CancelBuildRequest = Message<"unkey.builder.v1.CancelBuildRequest"> 
  * Use `create(CancelBuildRequestSchema)` to create a new message.
  */
 export const CancelBuildRequestSchema: GenMessage<CancelBuildRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 12);
+  messageDesc(file_unkey_builder_v1_builder, 13);
 
 /**
  * What an image upload declares before its bytes.
@@ -571,7 +621,7 @@ export type UploadImageHeader = Message<"unkey.builder.v1.UploadImageHeader"> & 
  * Use `create(UploadImageHeaderSchema)` to create a new message.
  */
 export const UploadImageHeaderSchema: GenMessage<UploadImageHeader> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 13);
+  messageDesc(file_unkey_builder_v1_builder, 14);
 
 /**
  * The header, once and first, or a chunk.
@@ -608,7 +658,7 @@ export type UploadImageRequest = Message<"unkey.builder.v1.UploadImageRequest"> 
  * Use `create(UploadImageRequestSchema)` to create a new message.
  */
 export const UploadImageRequestSchema: GenMessage<UploadImageRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 14);
+  messageDesc(file_unkey_builder_v1_builder, 15);
 
 /**
  * A stored archive.
@@ -650,7 +700,7 @@ export type ImageUpload = Message<"unkey.builder.v1.ImageUpload"> & {
  * Use `create(ImageUploadSchema)` to create a new message.
  */
 export const ImageUploadSchema: GenMessage<ImageUpload> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 15);
+  messageDesc(file_unkey_builder_v1_builder, 16);
 
 /**
  * Asks to verify a build.
@@ -678,7 +728,7 @@ export type VerifyBuildRequest = Message<"unkey.builder.v1.VerifyBuildRequest"> 
  * Use `create(VerifyBuildRequestSchema)` to create a new message.
  */
 export const VerifyBuildRequestSchema: GenMessage<VerifyBuildRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 16);
+  messageDesc(file_unkey_builder_v1_builder, 17);
 
 /**
  * The chain of a build.
@@ -706,7 +756,7 @@ export type BuildVerification = Message<"unkey.builder.v1.BuildVerification"> & 
  * Use `create(BuildVerificationSchema)` to create a new message.
  */
 export const BuildVerificationSchema: GenMessage<BuildVerification> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 17);
+  messageDesc(file_unkey_builder_v1_builder, 18);
 
 /**
  * One link of the chain.
@@ -741,7 +791,7 @@ export type VerificationLink = Message<"unkey.builder.v1.VerificationLink"> & {
  * Use `create(VerificationLinkSchema)` to create a new message.
  */
 export const VerificationLinkSchema: GenMessage<VerificationLink> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 18);
+  messageDesc(file_unkey_builder_v1_builder, 19);
 
 /**
  * Asks for a tenant's quota.
@@ -762,7 +812,7 @@ export type GetBuildQuotaRequest = Message<"unkey.builder.v1.GetBuildQuotaReques
  * Use `create(GetBuildQuotaRequestSchema)` to create a new message.
  */
 export const GetBuildQuotaRequestSchema: GenMessage<GetBuildQuotaRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 19);
+  messageDesc(file_unkey_builder_v1_builder, 20);
 
 /**
  * Limits and what is used of them.
@@ -797,6 +847,34 @@ export type BuildQuota = Message<"unkey.builder.v1.BuildQuota"> & {
    * @generated from field: uint32 daily_used = 4;
    */
   dailyUsed: number;
+
+  /**
+   * Bytes of layers fetched a day.
+   *
+   * @generated from field: uint64 daily_bytes_limit = 5;
+   */
+  dailyBytesLimit: bigint;
+
+  /**
+   * Bytes of layers fetched since midnight UTC.
+   *
+   * @generated from field: uint64 daily_bytes_used = 6;
+   */
+  dailyBytesUsed: bigint;
+
+  /**
+   * Minutes of building a day.
+   *
+   * @generated from field: uint32 daily_minutes_limit = 7;
+   */
+  dailyMinutesLimit: number;
+
+  /**
+   * Minutes of building since midnight UTC, begun ones included.
+   *
+   * @generated from field: uint32 daily_minutes_used = 8;
+   */
+  dailyMinutesUsed: number;
 };
 
 /**
@@ -804,7 +882,7 @@ export type BuildQuota = Message<"unkey.builder.v1.BuildQuota"> & {
  * Use `create(BuildQuotaSchema)` to create a new message.
  */
 export const BuildQuotaSchema: GenMessage<BuildQuota> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 20);
+  messageDesc(file_unkey_builder_v1_builder, 21);
 
 /**
  * Where a build is.
