@@ -1,3 +1,4 @@
+import type { PackageList } from "@unkey/attest";
 import type { AssetId, BuildId, TenantId, UploadId } from "@unkey/base";
 import type { Build, BuildFailure, BuildRequest, BuildResult } from "./domain/build.ts";
 import type { BuildEvent, BuildState } from "./domain/build-state.ts";
@@ -100,4 +101,36 @@ export interface AssetRegistry {
   ): Promise<{ readonly assetId: AssetId; readonly sizeBytes: number }>;
   /** True when the tenant's asset can be used. */
   isAvailable(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<boolean>;
+}
+
+/** What was made of which image, to be stated and signed. */
+export interface AttestRequest {
+  readonly build: Build;
+  readonly image: {
+    readonly manifestDigest: string;
+    readonly config: { readonly digest: string; readonly sizeBytes: number };
+    /** Lowest first. */
+    readonly layers: readonly { readonly digest: string; readonly sizeBytes: number }[];
+  };
+  readonly format: "erofs" | "ext4";
+  /** sha256:<hex> of the policy that the build was made under. */
+  readonly policyDigest: string;
+  readonly rootfs: { readonly assetId: AssetId; readonly digest: string; readonly sizeBytes: number };
+  readonly packages: PackageList;
+  readonly startedAtMs: number;
+  readonly finishedAtMs: number;
+}
+
+export interface Attestation {
+  readonly provenanceAssetId: AssetId;
+  readonly sbomAssetId: AssetId;
+}
+
+/** States how a root filesystem was made. */
+export interface Attester {
+  /**
+   * Stores the list of packages and the signed provenance as assets attached to the root filesystem, or finds the ones that
+   * an earlier try stored. Provenance comes last: where it is, the list is.
+   */
+  attest(request: AttestRequest, signal: AbortSignal): Promise<Attestation>;
 }
