@@ -222,6 +222,14 @@ export const errorCatalogue = {
   },
   ROOTFS_WRITE_FAILED: { code: "internal", nextStep: "Read builderd's log for the tool's own words." },
   // Builds
+  IMAGE_NOT_ALLOWED: {
+    code: "permission_denied",
+    nextStep: "Use an image that the policy allows, or ask the platform's operator to allow this one.",
+  },
+  BUILD_QUOTA_EXCEEDED: {
+    code: "resource_exhausted",
+    nextStep: "Wait until the instant that the message names, or ask the platform's operator for a higher limit.",
+  },
   BUILD_NOT_FOUND: { code: "not_found", nextStep: "Check the id; `unkey builds` lists the tenant's builds." },
   BUILD_QUEUE_FULL: { code: "resource_exhausted", nextStep: "Wait until some of the builds that wait have ended." },
   BUILD_TIMED_OUT: {
