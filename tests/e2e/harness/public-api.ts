@@ -75,9 +75,9 @@ export async function deployAndWait(platform: Platform, body: Json): Promise<Dep
 }
 
 /** GET of an app by its public address, certified by the platform's authority. */
-export function visit(platform: Platform, url: string): Promise<Answer> {
+export function visit(platform: Platform, url: string, path = "/"): Promise<Answer> {
   const { hostname, port } = new URL(url);
-  return exchange(new URL(`https://${platform.ingressAddress}/`), {
+  return exchange(new URL(path, `https://${platform.ingressAddress}`), {
     ca: platform.caPem,
     servername: hostname,
     headers: { host: `${hostname}:${port}` },
