@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file unkey/builder/v1/builder.proto.
  */
 export const file_unkey_builder_v1_builder: GenFile = /*@__PURE__*/
-  fileDesc("Ch51bmtleS9idWlsZGVyL3YxL2J1aWxkZXIucHJvdG8SEHVua2V5LmJ1aWxkZXIudjEikAEKC0ltYWdlU291cmNlEh8KCXJlZmVyZW5jZRgBIAEoCUIKukgHcgUQARiABEgAEh4KCXVwbG9hZF9pZBgCIAEoCUIJukgGcgQQARhASAASLwoGcHVzaGVkGAMgASgLMh0udW5rZXkuYnVpbGRlci52MS5QdXNoZWRJbWFnZUgAQg8KBnNvdXJjZRIFukgCCAEiUAoLUHVzaGVkSW1hZ2USHgoKcmVwb3NpdG9yeRgBIAEoCUIKukgHcgUQARj/ARIhCg10YWdfb3JfZGlnZXN0GAIgASgJQgq6SAdyBRABGIABIk0KE1JlZ2lzdHJ5Q3JlZGVudGlhbHMSGgoIdXNlcm5hbWUYASABKAlCCLpIBXIDGIACEhoKCHBhc3N3b3JkGAIgASgJQgi6SAVyAxiAQCK9AgoRQnVpbGRJbWFnZVJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEiMKD2lkZW1wb3RlbmN5X2tleRgCIAEoCUIKukgHcgUQARiAARI0CgVpbWFnZRgDIAEoCzIdLnVua2V5LmJ1aWxkZXIudjEuSW1hZ2VTb3VyY2VCBrpIA8gBARI6CgtjcmVkZW50aWFscxgEIAEoCzIlLnVua2V5LmJ1aWxkZXIudjEuUmVnaXN0cnlDcmVkZW50aWFscxI4CgZmb3JtYXQYBSABKA4yHi51bmtleS5idWlsZGVyLnYxLlJvb3Rmc0Zvcm1hdEIIukgFggECEAESGQoRaW5zZWN1cmVfcmVnaXN0cnkYBiABKAgSIAoNYXJndl9vdmVycmlkZRgHIAMoCUIJukgGkgEDEIAIIo0BCglCdWlsZFN0ZXASKwoFc3RhdGUYASABKA4yHC51bmtleS5idWlsZGVyLnYxLkJ1aWxkU3RhdGUSFQoNc3RhcnRlZF9hdF9tcxgCIAEoAxITCgtlbmRlZF9hdF9tcxgDIAEoAxISCgpieXRlc19kb25lGAQgASgEEhMKC2J5dGVzX3RvdGFsGAUgASgEIqsDCgVCdWlsZBIQCghidWlsZF9pZBgBIAEoCRIRCgl0ZW5hbnRfaWQYAiABKAkSKwoFc3RhdGUYAyABKA4yHC51bmtleS5idWlsZGVyLnYxLkJ1aWxkU3RhdGUSDQoFaW1hZ2UYBCABKAkSFAoMaW1hZ2VfZGlnZXN0GAUgASgJEhEKCWNhY2hlX2hpdBgGIAEoCBIXCg9yb290ZnNfYXNzZXRfaWQYByABKAkSLwoHcHJvY2VzcxgIIAEoCzIeLnVua2V5LmNvbW1vbi52MS5Qcm9jZXNzQ29uZmlnEhAKCHBsYXRmb3JtGAkgASgJEhQKDHJvb3Rmc19ieXRlcxgKIAEoBBIqCgVzdGVwcxgLIAMoCzIbLnVua2V5LmJ1aWxkZXIudjEuQnVpbGRTdGVwEi8KB2ZhaWx1cmUYDCABKAsyHi51bmtleS5idWlsZGVyLnYxLkJ1aWxkRmFpbHVyZRIVCg1jcmVhdGVkX2F0X21zGA0gASgDEhsKE3Byb3ZlbmFuY2VfYXNzZXRfaWQYDiABKAkSFQoNc2JvbV9hc3NldF9pZBgPIAEoCSJCCgxCdWlsZEZhaWx1cmUSDgoGcmVhc29uGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSEQoJbmV4dF9zdGVwGAMgASgJIkgKD0dldEJ1aWxkUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGQoIYnVpbGRfaWQYAiABKAlCB7pIBHICEAEiYAoRTGlzdEJ1aWxkc1JlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSEgoKcGFnZV90b2tlbhgDIAEoCSJWChJMaXN0QnVpbGRzUmVzcG9uc2USJwoGYnVpbGRzGAEgAygLMhcudW5rZXkuYnVpbGRlci52MS5CdWlsZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiSgoRV2F0Y2hCdWlsZFJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhkKCGJ1aWxkX2lkGAIgASgJQge6SARyAhABIl8KFlN0cmVhbUJ1aWxkTG9nc1JlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhkKCGJ1aWxkX2lkGAIgASgJQge6SARyAhABEg4KBmZvbGxvdxgDIAEoCCIrCgxCdWlsZExvZ0xpbmUSDQoFYXRfbXMYASABKAMSDAoEdGV4dBgCIAEoCSJLChJDYW5jZWxCdWlsZFJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhkKCGJ1aWxkX2lkGAIgASgJQge6SARyAhABImAKEVVwbG9hZEltYWdlSGVhZGVyEhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQARIvCgZkaWdlc3QYAiABKAlCH7pIHHIaMhheKHNoYTI1NjpbMC05YS1mXXs2NH0pPyQidgoSVXBsb2FkSW1hZ2VSZXF1ZXN0EjUKBmhlYWRlchgBIAEoCzIjLnVua2V5LmJ1aWxkZXIudjEuVXBsb2FkSW1hZ2VIZWFkZXJIABIaCgVjaHVuaxgCIAEoDEIJukgGegQYgIBASABCDQoEcGFydBIFukgCCAEiWwoLSW1hZ2VVcGxvYWQSEQoJdXBsb2FkX2lkGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgEEhUKDWV4cGlyZXNfYXRfbXMYBCABKAMiSwoSVmVyaWZ5QnVpbGRSZXF1ZXN0EhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQARIZCghidWlsZF9pZBgCIAEoCUIHukgEcgIQASJYChFCdWlsZFZlcmlmaWNhdGlvbhIQCgh2ZXJpZmllZBgBIAEoCBIxCgVsaW5rcxgCIAMoCzIiLnVua2V5LmJ1aWxkZXIudjEuVmVyaWZpY2F0aW9uTGluayI/ChBWZXJpZmljYXRpb25MaW5rEgwKBG5hbWUYASABKAkSDQoFaG9sZHMYAiABKAgSDgoGZGV0YWlsGAMgASgJIjIKFEdldEJ1aWxkUXVvdGFSZXF1ZXN0EhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQASLWAQoKQnVpbGRRdW90YRIYChBjb25jdXJyZW50X2xpbWl0GAEgASgNEhcKD2NvbmN1cnJlbnRfdXNlZBgCIAEoDRITCgtkYWlseV9saW1pdBgDIAEoDRISCgpkYWlseV91c2VkGAQgASgNEhkKEWRhaWx5X2J5dGVzX2xpbWl0GAUgASgEEhgKEGRhaWx5X2J5dGVzX3VzZWQYBiABKAQSGwoTZGFpbHlfbWludXRlc19saW1pdBgHIAEoDRIaChJkYWlseV9taW51dGVzX3VzZWQYCCABKA0q+wEKCkJ1aWxkU3RhdGUSGwoXQlVJTERfU1RBVEVfVU5TUEVDSUZJRUQQABIXChNCVUlMRF9TVEFURV9QRU5ESU5HEAESFwoTQlVJTERfU1RBVEVfUFVMTElORxACEhoKFkJVSUxEX1NUQVRFX0VYVFJBQ1RJTkcQAxIXChNCVUlMRF9TVEFURV9XUklUSU5HEAQSGwoXQlVJTERfU1RBVEVfUkVHSVNURVJJTkcQBRIZChVCVUlMRF9TVEFURV9DT01QTEVURUQQBhIWChJCVUlMRF9TVEFURV9GQUlMRUQQBxIZChVCVUlMRF9TVEFURV9DQU5DRUxMRUQQCCpeCgxSb290ZnNGb3JtYXQSHQoZUk9PVEZTX0ZPUk1BVF9VTlNQRUNJRklFRBAAEhcKE1JPT1RGU19GT1JNQVRfRVJPRlMQARIWChJST09URlNfRk9STUFUX0VYVDQQAjLIBwoOQnVpbGRlclNlcnZpY2USbgoKQnVpbGRJbWFnZRIjLnVua2V5LmJ1aWxkZXIudjEuQnVpbGRJbWFnZVJlcXVlc3QaFy51bmtleS5idWlsZGVyLnYxLkJ1aWxkIiKQAgKquxgbCghnYXRld2F5ZAoNYXNzZXRtYW5hZ2VyZBABElsKCEdldEJ1aWxkEiEudW5rZXkuYnVpbGRlci52MS5HZXRCdWlsZFJlcXVlc3QaFy51bmtleS5idWlsZGVyLnYxLkJ1aWxkIhOQAgGquxgMCghnYXRld2F5ZBABEmwKCkxpc3RCdWlsZHMSIy51bmtleS5idWlsZGVyLnYxLkxpc3RCdWlsZHNSZXF1ZXN0GiQudW5rZXkuYnVpbGRlci52MS5MaXN0QnVpbGRzUmVzcG9uc2UiE5ACAaq7GAwKCGdhdGV3YXlkEAESYQoKV2F0Y2hCdWlsZBIjLnVua2V5LmJ1aWxkZXIudjEuV2F0Y2hCdWlsZFJlcXVlc3QaFy51bmtleS5idWlsZGVyLnYxLkJ1aWxkIhOQAgGquxgMCghnYXRld2F5ZBABMAEScgoPU3RyZWFtQnVpbGRMb2dzEigudW5rZXkuYnVpbGRlci52MS5TdHJlYW1CdWlsZExvZ3NSZXF1ZXN0Gh4udW5rZXkuYnVpbGRlci52MS5CdWlsZExvZ0xpbmUiE5ACAaq7GAwKCGdhdGV3YXlkEAEwARJhCgtDYW5jZWxCdWlsZBIkLnVua2V5LmJ1aWxkZXIudjEuQ2FuY2VsQnVpbGRSZXF1ZXN0GhcudW5rZXkuYnVpbGRlci52MS5CdWlsZCITkAICqrsYDAoIZ2F0ZXdheWQQARJmCgtVcGxvYWRJbWFnZRIkLnVua2V5LmJ1aWxkZXIudjEuVXBsb2FkSW1hZ2VSZXF1ZXN0Gh0udW5rZXkuYnVpbGRlci52MS5JbWFnZVVwbG9hZCIQqrsYDAoIZ2F0ZXdheWQQASgBEm0KC1ZlcmlmeUJ1aWxkEiQudW5rZXkuYnVpbGRlci52MS5WZXJpZnlCdWlsZFJlcXVlc3QaIy51bmtleS5idWlsZGVyLnYxLkJ1aWxkVmVyaWZpY2F0aW9uIhOQAgGquxgMCghnYXRld2F5ZBABEmoKDUdldEJ1aWxkUXVvdGESJi51bmtleS5idWlsZGVyLnYxLkdldEJ1aWxkUXVvdGFSZXF1ZXN0GhwudW5rZXkuYnVpbGRlci52MS5CdWlsZFF1b3RhIhOQAgGquxgMCghnYXRld2F5ZBABYgZwcm90bzM", [file_buf_validate_validate, file_unkey_common_v1_common, file_unkey_options_v1_options]);
+  fileDesc("Ch51bmtleS9idWlsZGVyL3YxL2J1aWxkZXIucHJvdG8SEHVua2V5LmJ1aWxkZXIudjEikAEKC0ltYWdlU291cmNlEh8KCXJlZmVyZW5jZRgBIAEoCUIKukgHcgUQARiABEgAEh4KCXVwbG9hZF9pZBgCIAEoCUIJukgGcgQQARhASAASLwoGcHVzaGVkGAMgASgLMh0udW5rZXkuYnVpbGRlci52MS5QdXNoZWRJbWFnZUgAQg8KBnNvdXJjZRIFukgCCAEiUAoLUHVzaGVkSW1hZ2USHgoKcmVwb3NpdG9yeRgBIAEoCUIKukgHcgUQARj/ARIhCg10YWdfb3JfZGlnZXN0GAIgASgJQgq6SAdyBRABGIABIk0KE1JlZ2lzdHJ5Q3JlZGVudGlhbHMSGgoIdXNlcm5hbWUYASABKAlCCLpIBXIDGIACEhoKCHBhc3N3b3JkGAIgASgJQgi6SAVyAxiAQCK9AgoRQnVpbGRJbWFnZVJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEiMKD2lkZW1wb3RlbmN5X2tleRgCIAEoCUIKukgHcgUQARiAARI0CgVpbWFnZRgDIAEoCzIdLnVua2V5LmJ1aWxkZXIudjEuSW1hZ2VTb3VyY2VCBrpIA8gBARI6CgtjcmVkZW50aWFscxgEIAEoCzIlLnVua2V5LmJ1aWxkZXIudjEuUmVnaXN0cnlDcmVkZW50aWFscxI4CgZmb3JtYXQYBSABKA4yHi51bmtleS5idWlsZGVyLnYxLlJvb3Rmc0Zvcm1hdEIIukgFggECEAESGQoRaW5zZWN1cmVfcmVnaXN0cnkYBiABKAgSIAoNYXJndl9vdmVycmlkZRgHIAMoCUIJukgGkgEDEIAIIo0BCglCdWlsZFN0ZXASKwoFc3RhdGUYASABKA4yHC51bmtleS5idWlsZGVyLnYxLkJ1aWxkU3RhdGUSFQoNc3RhcnRlZF9hdF9tcxgCIAEoAxITCgtlbmRlZF9hdF9tcxgDIAEoAxISCgpieXRlc19kb25lGAQgASgEEhMKC2J5dGVzX3RvdGFsGAUgASgEIvIDCgVCdWlsZBIQCghidWlsZF9pZBgBIAEoCRIRCgl0ZW5hbnRfaWQYAiABKAkSKwoFc3RhdGUYAyABKA4yHC51bmtleS5idWlsZGVyLnYxLkJ1aWxkU3RhdGUSDQoFaW1hZ2UYBCABKAkSFAoMaW1hZ2VfZGlnZXN0GAUgASgJEhEKCWNhY2hlX2hpdBgGIAEoCBIXCg9yb290ZnNfYXNzZXRfaWQYByABKAkSLwoHcHJvY2VzcxgIIAEoCzIeLnVua2V5LmNvbW1vbi52MS5Qcm9jZXNzQ29uZmlnEhAKCHBsYXRmb3JtGAkgASgJEhQKDHJvb3Rmc19ieXRlcxgKIAEoBBIqCgVzdGVwcxgLIAMoCzIbLnVua2V5LmJ1aWxkZXIudjEuQnVpbGRTdGVwEi8KB2ZhaWx1cmUYDCABKAsyHi51bmtleS5idWlsZGVyLnYxLkJ1aWxkRmFpbHVyZRIVCg1jcmVhdGVkX2F0X21zGA0gASgDEhsKE3Byb3ZlbmFuY2VfYXNzZXRfaWQYDiABKAkSFQoNc2JvbV9hc3NldF9pZBgPIAEoCRIVCg1wb2xpY3lfZGlnZXN0GBAgASgJEi4KBmZvcm1hdBgRIAEoDjIeLnVua2V5LmJ1aWxkZXIudjEuUm9vdGZzRm9ybWF0IkIKDEJ1aWxkRmFpbHVyZRIOCgZyZWFzb24YASABKAkSDwoHbWVzc2FnZRgCIAEoCRIRCgluZXh0X3N0ZXAYAyABKAkiSAoPR2V0QnVpbGRSZXF1ZXN0EhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQARIZCghidWlsZF9pZBgCIAEoCUIHukgEcgIQASJgChFMaXN0QnVpbGRzUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxISCgpwYWdlX3Rva2VuGAMgASgJIlYKEkxpc3RCdWlsZHNSZXNwb25zZRInCgZidWlsZHMYASADKAsyFy51bmtleS5idWlsZGVyLnYxLkJ1aWxkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJKChFXYXRjaEJ1aWxkUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGQoIYnVpbGRfaWQYAiABKAlCB7pIBHICEAEidwoWU3RyZWFtQnVpbGRMb2dzUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGQoIYnVpbGRfaWQYAiABKAlCB7pIBHICEAESDgoGZm9sbG93GAMgASgIEhYKDmFmdGVyX3NlcXVlbmNlGAQgASgEIj0KDEJ1aWxkTG9nTGluZRINCgVhdF9tcxgBIAEoAxIMCgR0ZXh0GAIgASgJEhAKCHNlcXVlbmNlGAMgASgEIksKEkNhbmNlbEJ1aWxkUmVxdWVzdBIaCgl0ZW5hbnRfaWQYASABKAlCB7pIBHICEAESGQoIYnVpbGRfaWQYAiABKAlCB7pIBHICEAEijQEKEVVwbG9hZEltYWdlSGVhZGVyEhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQARIvCgZkaWdlc3QYAiABKAlCH7pIHHIaMhheKHNoYTI1NjpbMC05YS1mXXs2NH0pPyQSKwoEbmFtZRgDIAEoCUIdukgachgY/wEyE15bXlx4MDAtXHgxZlx4N2ZdKiQidgoSVXBsb2FkSW1hZ2VSZXF1ZXN0EjUKBmhlYWRlchgBIAEoCzIjLnVua2V5LmJ1aWxkZXIudjEuVXBsb2FkSW1hZ2VIZWFkZXJIABIaCgVjaHVuaxgCIAEoDEIJukgGegQYgIBASABCDQoEcGFydBIFukgCCAEiWwoLSW1hZ2VVcGxvYWQSEQoJdXBsb2FkX2lkGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgEEhUKDWV4cGlyZXNfYXRfbXMYBCABKAMiTgoURGlzY2FyZFVwbG9hZFJlcXVlc3QSGgoJdGVuYW50X2lkGAEgASgJQge6SARyAhABEhoKCXVwbG9hZF9pZBgCIAEoCUIHukgEcgIQASIXChVEaXNjYXJkVXBsb2FkUmVzcG9uc2UiSwoSVmVyaWZ5QnVpbGRSZXF1ZXN0EhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQARIZCghidWlsZF9pZBgCIAEoCUIHukgEcgIQASJYChFCdWlsZFZlcmlmaWNhdGlvbhIQCgh2ZXJpZmllZBgBIAEoCBIxCgVsaW5rcxgCIAMoCzIiLnVua2V5LmJ1aWxkZXIudjEuVmVyaWZpY2F0aW9uTGluayI/ChBWZXJpZmljYXRpb25MaW5rEgwKBG5hbWUYASABKAkSDQoFaG9sZHMYAiABKAgSDgoGZGV0YWlsGAMgASgJIjIKFEdldEJ1aWxkUXVvdGFSZXF1ZXN0EhoKCXRlbmFudF9pZBgBIAEoCUIHukgEcgIQASLsAQoKQnVpbGRRdW90YRIYChBjb25jdXJyZW50X2xpbWl0GAEgASgNEhcKD2NvbmN1cnJlbnRfdXNlZBgCIAEoDRITCgtkYWlseV9saW1pdBgDIAEoDRISCgpkYWlseV91c2VkGAQgASgNEhkKEWRhaWx5X2J5dGVzX2xpbWl0GAUgASgEEhgKEGRhaWx5X2J5dGVzX3VzZWQYBiABKAQSGwoTZGFpbHlfbWludXRlc19saW1pdBgHIAEoDRIaChJkYWlseV9taW51dGVzX3VzZWQYCCABKA0SFAoMcmVzZXRzX2F0X21zGAkgASgDKvsBCgpCdWlsZFN0YXRlEhsKF0JVSUxEX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTQlVJTERfU1RBVEVfUEVORElORxABEhcKE0JVSUxEX1NUQVRFX1BVTExJTkcQAhIaChZCVUlMRF9TVEFURV9FWFRSQUNUSU5HEAMSFwoTQlVJTERfU1RBVEVfV1JJVElORxAEEhsKF0JVSUxEX1NUQVRFX1JFR0lTVEVSSU5HEAUSGQoVQlVJTERfU1RBVEVfQ09NUExFVEVEEAYSFgoSQlVJTERfU1RBVEVfRkFJTEVEEAcSGQoVQlVJTERfU1RBVEVfQ0FOQ0VMTEVEEAgqXgoMUm9vdGZzRm9ybWF0Eh0KGVJPT1RGU19GT1JNQVRfVU5TUEVDSUZJRUQQABIXChNST09URlNfRk9STUFUX0VST0ZTEAESFgoSUk9PVEZTX0ZPUk1BVF9FWFQ0EAIyvwgKDkJ1aWxkZXJTZXJ2aWNlEm4KCkJ1aWxkSW1hZ2USIy51bmtleS5idWlsZGVyLnYxLkJ1aWxkSW1hZ2VSZXF1ZXN0GhcudW5rZXkuYnVpbGRlci52MS5CdWlsZCIikAICqrsYGwoIZ2F0ZXdheWQKDWFzc2V0bWFuYWdlcmQQARJbCghHZXRCdWlsZBIhLnVua2V5LmJ1aWxkZXIudjEuR2V0QnVpbGRSZXF1ZXN0GhcudW5rZXkuYnVpbGRlci52MS5CdWlsZCITkAIBqrsYDAoIZ2F0ZXdheWQQARJsCgpMaXN0QnVpbGRzEiMudW5rZXkuYnVpbGRlci52MS5MaXN0QnVpbGRzUmVxdWVzdBokLnVua2V5LmJ1aWxkZXIudjEuTGlzdEJ1aWxkc1Jlc3BvbnNlIhOQAgGquxgMCghnYXRld2F5ZBABEmEKCldhdGNoQnVpbGQSIy51bmtleS5idWlsZGVyLnYxLldhdGNoQnVpbGRSZXF1ZXN0GhcudW5rZXkuYnVpbGRlci52MS5CdWlsZCITkAIBqrsYDAoIZ2F0ZXdheWQQATABEnIKD1N0cmVhbUJ1aWxkTG9ncxIoLnVua2V5LmJ1aWxkZXIudjEuU3RyZWFtQnVpbGRMb2dzUmVxdWVzdBoeLnVua2V5LmJ1aWxkZXIudjEuQnVpbGRMb2dMaW5lIhOQAgGquxgMCghnYXRld2F5ZBABMAESYQoLQ2FuY2VsQnVpbGQSJC51bmtleS5idWlsZGVyLnYxLkNhbmNlbEJ1aWxkUmVxdWVzdBoXLnVua2V5LmJ1aWxkZXIudjEuQnVpbGQiE5ACAqq7GAwKCGdhdGV3YXlkEAESZgoLVXBsb2FkSW1hZ2USJC51bmtleS5idWlsZGVyLnYxLlVwbG9hZEltYWdlUmVxdWVzdBodLnVua2V5LmJ1aWxkZXIudjEuSW1hZ2VVcGxvYWQiEKq7GAwKCGdhdGV3YXlkEAEoARJ1Cg1EaXNjYXJkVXBsb2FkEiYudW5rZXkuYnVpbGRlci52MS5EaXNjYXJkVXBsb2FkUmVxdWVzdBonLnVua2V5LmJ1aWxkZXIudjEuRGlzY2FyZFVwbG9hZFJlc3BvbnNlIhOQAgKquxgMCghnYXRld2F5ZBABEm0KC1ZlcmlmeUJ1aWxkEiQudW5rZXkuYnVpbGRlci52MS5WZXJpZnlCdWlsZFJlcXVlc3QaIy51bmtleS5idWlsZGVyLnYxLkJ1aWxkVmVyaWZpY2F0aW9uIhOQAgGquxgMCghnYXRld2F5ZBABEmoKDUdldEJ1aWxkUXVvdGESJi51bmtleS5idWlsZGVyLnYxLkdldEJ1aWxkUXVvdGFSZXF1ZXN0GhwudW5rZXkuYnVpbGRlci52MS5CdWlsZFF1b3RhIhOQAgGquxgMCghnYXRld2F5ZBABYgZwcm90bzM", [file_buf_validate_validate, file_unkey_common_v1_common, file_unkey_options_v1_options]);
 
 /**
  * Where the image comes from.
@@ -259,7 +259,7 @@ export type Build = Message<"unkey.builder.v1.Build"> & {
   state: BuildState;
 
   /**
-   * The reference or upload as it was asked for.
+   * The reference as it was asked for; the name of an uploaded file, or the upload's id when it has none.
    *
    * @generated from field: string image = 4;
    */
@@ -341,6 +341,20 @@ export type Build = Message<"unkey.builder.v1.Build"> & {
    * @generated from field: string sbom_asset_id = 15;
    */
   sbomAssetId: string;
+
+  /**
+   * Digest of the policy that it was built under, once it has begun.
+   *
+   * @generated from field: string policy_digest = 16;
+   */
+  policyDigest: string;
+
+  /**
+   * Format of the root filesystem.
+   *
+   * @generated from field: unkey.builder.v1.RootfsFormat format = 17;
+   */
+  format: RootfsFormat;
 };
 
 /**
@@ -530,6 +544,13 @@ export type StreamBuildLogsRequest = Message<"unkey.builder.v1.StreamBuildLogsRe
    * @generated from field: bool follow = 3;
    */
   follow: boolean;
+
+  /**
+   * Leaves out the lines up to this one; 0 reads from the beginning.
+   *
+   * @generated from field: uint64 after_sequence = 4;
+   */
+  afterSequence: bigint;
 };
 
 /**
@@ -558,6 +579,13 @@ export type BuildLogLine = Message<"unkey.builder.v1.BuildLogLine"> & {
    * @generated from field: string text = 2;
    */
   text: string;
+
+  /**
+   * Its number in the log, from 1 on.
+   *
+   * @generated from field: uint64 sequence = 3;
+   */
+  sequence: bigint;
 };
 
 /**
@@ -614,6 +642,13 @@ export type UploadImageHeader = Message<"unkey.builder.v1.UploadImageHeader"> & 
    * @generated from field: string digest = 2;
    */
   digest: string;
+
+  /**
+   * What builds from it call the image; may be empty.
+   *
+   * @generated from field: string name = 3;
+   */
+  name: string;
 };
 
 /**
@@ -703,6 +738,49 @@ export const ImageUploadSchema: GenMessage<ImageUpload> = /*@__PURE__*/
   messageDesc(file_unkey_builder_v1_builder, 16);
 
 /**
+ * Which upload to remove.
+ *
+ * @generated from message unkey.builder.v1.DiscardUploadRequest
+ */
+export type DiscardUploadRequest = Message<"unkey.builder.v1.DiscardUploadRequest"> & {
+  /**
+   * Tenant that holds it.
+   *
+   * @generated from field: string tenant_id = 1;
+   */
+  tenantId: string;
+
+  /**
+   * upload_…
+   *
+   * @generated from field: string upload_id = 2;
+   */
+  uploadId: string;
+};
+
+/**
+ * Describes the message unkey.builder.v1.DiscardUploadRequest.
+ * Use `create(DiscardUploadRequestSchema)` to create a new message.
+ */
+export const DiscardUploadRequestSchema: GenMessage<DiscardUploadRequest> = /*@__PURE__*/
+  messageDesc(file_unkey_builder_v1_builder, 17);
+
+/**
+ * It is gone.
+ *
+ * @generated from message unkey.builder.v1.DiscardUploadResponse
+ */
+export type DiscardUploadResponse = Message<"unkey.builder.v1.DiscardUploadResponse"> & {
+};
+
+/**
+ * Describes the message unkey.builder.v1.DiscardUploadResponse.
+ * Use `create(DiscardUploadResponseSchema)` to create a new message.
+ */
+export const DiscardUploadResponseSchema: GenMessage<DiscardUploadResponse> = /*@__PURE__*/
+  messageDesc(file_unkey_builder_v1_builder, 18);
+
+/**
  * Asks to verify a build.
  *
  * @generated from message unkey.builder.v1.VerifyBuildRequest
@@ -728,7 +806,7 @@ export type VerifyBuildRequest = Message<"unkey.builder.v1.VerifyBuildRequest"> 
  * Use `create(VerifyBuildRequestSchema)` to create a new message.
  */
 export const VerifyBuildRequestSchema: GenMessage<VerifyBuildRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 17);
+  messageDesc(file_unkey_builder_v1_builder, 19);
 
 /**
  * The chain of a build.
@@ -756,7 +834,7 @@ export type BuildVerification = Message<"unkey.builder.v1.BuildVerification"> & 
  * Use `create(BuildVerificationSchema)` to create a new message.
  */
 export const BuildVerificationSchema: GenMessage<BuildVerification> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 18);
+  messageDesc(file_unkey_builder_v1_builder, 20);
 
 /**
  * One link of the chain.
@@ -791,7 +869,7 @@ export type VerificationLink = Message<"unkey.builder.v1.VerificationLink"> & {
  * Use `create(VerificationLinkSchema)` to create a new message.
  */
 export const VerificationLinkSchema: GenMessage<VerificationLink> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 19);
+  messageDesc(file_unkey_builder_v1_builder, 21);
 
 /**
  * Asks for a tenant's quota.
@@ -812,7 +890,7 @@ export type GetBuildQuotaRequest = Message<"unkey.builder.v1.GetBuildQuotaReques
  * Use `create(GetBuildQuotaRequestSchema)` to create a new message.
  */
 export const GetBuildQuotaRequestSchema: GenMessage<GetBuildQuotaRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 20);
+  messageDesc(file_unkey_builder_v1_builder, 22);
 
 /**
  * Limits and what is used of them.
@@ -821,7 +899,7 @@ export const GetBuildQuotaRequestSchema: GenMessage<GetBuildQuotaRequest> = /*@_
  */
 export type BuildQuota = Message<"unkey.builder.v1.BuildQuota"> & {
   /**
-   * Builds at once.
+   * Builds at once; more wait for their turn.
    *
    * @generated from field: uint32 concurrent_limit = 1;
    */
@@ -842,7 +920,7 @@ export type BuildQuota = Message<"unkey.builder.v1.BuildQuota"> & {
   dailyLimit: number;
 
   /**
-   * Builds since midnight UTC.
+   * Builds asked for since midnight UTC, without those that the cache answered and those cancelled before they began.
    *
    * @generated from field: uint32 daily_used = 4;
    */
@@ -875,6 +953,13 @@ export type BuildQuota = Message<"unkey.builder.v1.BuildQuota"> & {
    * @generated from field: uint32 daily_minutes_used = 8;
    */
   dailyMinutesUsed: number;
+
+  /**
+   * When what is counted by day begins again at 0.
+   *
+   * @generated from field: int64 resets_at_ms = 9;
+   */
+  resetsAtMs: bigint;
 };
 
 /**
@@ -882,7 +967,7 @@ export type BuildQuota = Message<"unkey.builder.v1.BuildQuota"> & {
  * Use `create(BuildQuotaSchema)` to create a new message.
  */
 export const BuildQuotaSchema: GenMessage<BuildQuota> = /*@__PURE__*/
-  messageDesc(file_unkey_builder_v1_builder, 21);
+  messageDesc(file_unkey_builder_v1_builder, 23);
 
 /**
  * Where a build is.
@@ -1056,7 +1141,7 @@ export const BuilderService: GenService<{
     output: typeof BuildSchema;
   },
   /**
-   * Log lines of a build from its beginning; with follow until it is terminal.
+   * Log lines of a build, from its beginning or after a line; with follow until it is terminal.
    *
    * @generated from rpc unkey.builder.v1.BuilderService.StreamBuildLogs
    */
@@ -1085,6 +1170,16 @@ export const BuilderService: GenService<{
     methodKind: "client_streaming";
     input: typeof UploadImageRequestSchema;
     output: typeof ImageUploadSchema;
+  },
+  /**
+   * Removes an upload that will not be built from. One that is gone or not the tenant's stays as it is, without an error.
+   *
+   * @generated from rpc unkey.builder.v1.BuilderService.DiscardUpload
+   */
+  discardUpload: {
+    methodKind: "unary";
+    input: typeof DiscardUploadRequestSchema;
+    output: typeof DiscardUploadResponseSchema;
   },
   /**
    * Checks the chain from image to root filesystem: signatures, digests, policy.
