@@ -1,1 +1,1 @@
-export {};
+export { type CgroupLimits, type CounterFiles, LinuxCgroups } from "./linux-cgroups.ts";

@@ -1,4 +1,5 @@
 import type { HostId, TenantId, VmId } from "@unkey/base";
+import type { CgroupLimits, CounterFiles } from "@unkey/cgroup";
 import type { Capacity, Resources } from "./domain/capacity.ts";
 import type { Sample, Series, SeriesKey } from "./domain/sample.ts";
 import type { SlotIdentity } from "./domain/slot-identity.ts";
@@ -110,19 +111,6 @@ export interface Networks {
   present(): Promise<number[]>;
   /** Processes inside a slot's netns. */
   processes(identity: SlotIdentity): Promise<number[]>;
-}
-
-export interface CgroupLimits {
-  readonly vcpuCount: number;
-  /** Guest memory and what its hypervisor needs beside it. */
-  readonly memoryBytes: number;
-  readonly maxProcesses: number;
-}
-
-/** Files that a VM's use of processor and memory is read from. */
-export interface CounterFiles {
-  readonly cpu: { readonly path: string; readonly format: "cpu.stat" | "cpuacct.usage" };
-  readonly memory: string;
 }
 
 /** Process groups of VMs, with limits and counters. Every verb may be repeated. */

@@ -7,11 +7,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { newId } from "@unkey/base";
+import { LinuxCgroups } from "@unkey/cgroup";
 import { createLogger } from "@unkey/daemon";
 import { openSqlite } from "@unkey/sql";
 import { MemoryHypervisor } from "@unkey/vmm";
 import { hostNetworkSkip } from "../test/support/skip-reasons.ts";
-import { LinuxCgroups } from "./adapters/cgroups.ts";
 import { migrations } from "./adapters/schema.ts";
 import { SqlVmStore } from "./adapters/sql-vm-store.ts";
 import { VmDisks } from "./adapters/vm-disks.ts";
@@ -31,13 +31,13 @@ test("what no VM owns is removed; what a process lives in is left alone, reporte
   const opened = stack.use(await openNetworks({ instanceId: id, configured: undefined, resolvers: [], store, log }));
   const { networks } = opened;
   const instance = { id, subnet: opened.subnet, uidBase: 1_879_048_192 };
-  const cgroups = stack.adopt(await LinuxCgroups.open(id), (groups) => groups.close());
+  const cgroups = stack.adopt(await LinuxCgroups.open(`unkey-${id}`), (groups) => groups.close());
   const disks = new VmDisks();
   const vmsDir = join(dir, "vms");
   const [orphan, inhabited] = [slotIdentity(instance, 2), slotIdentity(instance, 3)];
   await networks.ensure(orphan);
   await networks.ensure(inhabited);
-  await cgroups.ensure("vm_orphan", { vcpuCount: 1, memoryBytes: 2 ** 28, maxProcesses: 10 });
+  await cgroups.ensure("vm_orphan", { cpuCount: 1, memoryBytes: 2 ** 28, maxProcesses: 10 });
   await disks.ensureDir(join(vmsDir, newId("vm")), 0o711);
   const child = spawn("nsenter", [`--net=/run/netns/${inhabited.netns}`, "sh", "-c", "echo in; exec sleep 60"], {
     stdio: ["ignore", "pipe", "ignore"],

@@ -54,7 +54,7 @@ export const vmSteps: Readonly<Record<StepKind, Step>> = {
 
   "make-cgroup": async ({ cgroups }, { vm }) => {
     await cgroups.ensure(vm.id, {
-      vcpuCount: vm.vcpuCount,
+      cpuCount: vm.vcpuCount,
       memoryBytes: vm.memoryBytes + hypervisorOverheadBytes,
       maxProcesses,
     });

@@ -4,13 +4,13 @@ import { join } from "node:path";
 import { AssetService } from "@unkey/api/asset";
 import { MeteringService } from "@unkey/api/metering";
 import { ServiceError, systemClock } from "@unkey/base";
+import { LinuxCgroups } from "@unkey/cgroup";
 import { type DaemonContext, everyMs } from "@unkey/daemon";
 import { ensureGuestAssets } from "@unkey/guest";
 import { listenRpc, openIdentity, openRpcChannel } from "@unkey/rpc";
 import { openSqlite } from "@unkey/sql";
 import { type Hypervisor, MemoryHypervisor, type ProbeResult, QemuHypervisor } from "@unkey/vmm";
 import { ensureBootAssets } from "./adapters/boot-assets.ts";
-import { LinuxCgroups } from "./adapters/cgroups.ts";
 import { lockInstance } from "./adapters/instance-lock.ts";
 import { LinuxCounterSource } from "./adapters/linux-counter-source.ts";
 import { MemoryCgroups, MemoryCounters, MemoryNetworks } from "./adapters/memory-host.ts";
@@ -237,7 +237,7 @@ async function openGround(
   const resolvers = config.resolvers ?? (await hostResolvers());
   const opened = stack.use(await openNetworks({ instanceId, configured: config.subnet, resolvers, store, log }));
   stack.use(everyMs(rulesPassMs, () => opened.refresh(), { name: "network rules", log }));
-  const cgroups = stack.adopt(await LinuxCgroups.open(instanceId), (groups) => groups.close());
+  const cgroups = stack.adopt(await LinuxCgroups.open(`unkey-${instanceId}`), (groups) => groups.close());
   return {
     hypervisor: new QemuHypervisor(),
     networks: opened.networks,

@@ -1,6 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import type { CounterFiles } from "@unkey/cgroup";
 import { tapName } from "../domain/network-rules.ts";
-import type { CounterFiles, HostCounters, HostReading } from "../ports.ts";
+import type { HostCounters, HostReading } from "../ports.ts";
 import { runCommand } from "./run-command.ts";
 
 /** Where one VM's usage shows on the host. What is left out reads as NaN. */

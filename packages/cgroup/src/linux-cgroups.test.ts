@@ -9,15 +9,15 @@ import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { mib } from "@unkey/base";
 import { detectCgroups } from "./cgroup-layout.ts";
-import { LinuxCgroups } from "./cgroups.ts";
+import { LinuxCgroups } from "./linux-cgroups.ts";
 
 const layout = await detectCgroups();
 const skip = typeof layout === "string" && layout;
-const limits = { vcpuCount: 2, memoryBytes: 300 * mib, maxProcesses: 50 };
+const limits = { cpuCount: 2, memoryBytes: 300 * mib, maxProcesses: 50 };
 
 test("a group has its limits, counts its processes, and goes when they have gone", { skip }, async () => {
   const id = randomBytes(3).toString("hex");
-  const cgroups = await LinuxCgroups.open(id);
+  const cgroups = await LinuxCgroups.open(`unkey-${id}`);
   assert.equal(cgroups.active, true, cgroups.detail);
   await cgroups.ensure("vm_one", limits);
   await cgroups.ensure("vm_one", limits);
@@ -38,8 +38,39 @@ test("a group has its limits, counts its processes, and goes when they have gone
   for (const path of joins) assert.equal(existsSync(dirname(dirname(path))), false);
 });
 
+test("a group is killed with all that its processes have started", { skip }, async () => {
+  const parent = `unkey-${randomBytes(3).toString("hex")}`;
+  const cgroups = await LinuxCgroups.open(parent);
+  await cgroups.ensure("forks", { cpuCount: 1, memoryBytes: 100 * mib, maxProcesses: 20 });
+  // Each shell waits to be in the group before it starts others, which are not children of this process.
+  const script = 'for file; do echo $$ >"$file"; done; for i in 1 2 3; do setsid sleep 300 & done; echo ready; wait';
+  const child = spawn("/bin/sh", ["-c", script, "sh", ...cgroups.procsPaths("forks")], {
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  await once(child.stdout, "data");
+  assert.equal((await cgroups.processes("forks")).length, 4);
+  assert.equal(await cgroups.outOfMemory("forks"), false);
+  await cgroups.kill("forks");
+  await cgroups.kill("forks");
+  await cgroups.remove("forks");
+  assert.deepEqual(await cgroups.present(), []);
+  await cgroups.close();
+});
+
+test("a group that has run out of memory says so", { skip }, async () => {
+  const parent = `unkey-${randomBytes(3).toString("hex")}`;
+  const cgroups = await LinuxCgroups.open(parent);
+  await cgroups.ensure("large", { cpuCount: 1, memoryBytes: 40 * mib, maxProcesses: 20 });
+  const script = 'for file; do echo $$ >"$file"; done; exec dd if=/dev/zero of=/dev/null bs=200M count=1';
+  const child = spawn("/bin/sh", ["-c", script, "sh", ...cgroups.procsPaths("large")], { stdio: "ignore" });
+  await once(child, "exit");
+  assert.equal(await cgroups.outOfMemory("large"), true);
+  await cgroups.remove("large");
+  await cgroups.close();
+});
+
 test("writes the limits that cgroup v2 knows, into the controllers that it delegates", async (t) => {
-  const root = await mkdtemp(join(tmpdir(), "metald-cgroup2-"));
+  const root = await mkdtemp(join(tmpdir(), "cgroup2-"));
   t.after(() => rm(root, { recursive: true }));
   await writeFile(join(root, "cgroup.controllers"), "cpuset cpu io memory hugetlb pids\n");
   await writeFile(join(root, "mountinfo"), `30 23 0:26 / ${root} rw,nosuid - cgroup2 cgroup2 rw\n`);
@@ -61,7 +92,7 @@ test("writes the limits that cgroup v2 knows, into the controllers that it deleg
 });
 
 test("says what is missing where v2 has no controllers and v1 lacks one", async (t) => {
-  const dir = await mkdtemp(join(tmpdir(), "metald-mounts-"));
+  const dir = await mkdtemp(join(tmpdir(), "cgroup-mounts-"));
   t.after(() => rm(dir, { recursive: true }));
   const path = join(dir, "mountinfo");
   await writeFile(

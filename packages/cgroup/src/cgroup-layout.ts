@@ -1,5 +1,5 @@
 import { access, readFile } from "node:fs/promises";
-import type { CgroupLimits, CounterFiles } from "../ports.ts";
+import type { CgroupLimits, CounterFiles } from "./linux-cgroups.ts";
 
 export interface Hierarchy {
   readonly root: string;
@@ -15,6 +15,10 @@ export interface CgroupLayout {
 }
 
 const cpuPeriodUs = 100_000;
+
+function cpuQuotaUs({ cpuCount }: CgroupLimits): number {
+  return Math.round(cpuCount * cpuPeriodUs);
+}
 
 /** How this host groups processes, or why it does not. */
 export async function detectCgroups(mountInfoPath = "/proc/self/mountinfo"): Promise<CgroupLayout | string> {
@@ -40,7 +44,7 @@ function unified(root: string): CgroupLayout {
         root,
         delegate: "+cpu +memory +pids",
         settings: (limits) => [
-          ["cpu.max", `${limits.vcpuCount * cpuPeriodUs} ${cpuPeriodUs}`],
+          ["cpu.max", `${cpuQuotaUs(limits)} ${cpuPeriodUs}`],
           ["memory.max", String(limits.memoryBytes)],
           ["pids.max", String(limits.maxProcesses)],
         ],
@@ -59,7 +63,7 @@ function legacy(roots: { cpu: string; cpuacct: string; memory: string; pids: str
       root: roots.cpu,
       settings: (limits) => [
         ["cpu.cfs_period_us", String(cpuPeriodUs)],
-        ["cpu.cfs_quota_us", String(limits.vcpuCount * cpuPeriodUs)],
+        ["cpu.cfs_quota_us", String(cpuQuotaUs(limits))],
       ],
     },
     { root: roots.memory, settings: (limits) => [["memory.limit_in_bytes", String(limits.memoryBytes)]] },
