@@ -173,6 +173,15 @@ export const errorCatalogue = {
     nextStep:
       "Name a registry on builderd's own host as localhost, or list it in UNKEY_BUILDERD_PLAIN_HTTP_REGISTRIES.",
   },
+  REGISTRY_NOT_ALLOWED: {
+    code: "permission_denied",
+    nextStep: "Push the image to one of the registries that the message names, or have the operator allow this one.",
+  },
+  REGISTRY_CERTIFICATE_UNTRUSTED: {
+    code: "failed_precondition",
+    nextStep:
+      "Give the registry a certificate that builderd's host trusts, or name its authority in UNKEY_BUILDERD_REGISTRY_CA_FILE.",
+  },
   REGISTRY_UNAVAILABLE: { code: "unavailable", nextStep: "Check that the registry can be reached, then try again." },
   REGISTRY_RATE_LIMITED: {
     code: "resource_exhausted",
@@ -290,6 +299,42 @@ export const errorCatalogue = {
     code: "failed_precondition",
     nextStep: "Make the health path answer below 500 within the deadline, or deploy with another path.",
   },
+  // The platform's own image registry (services/gatewayd)
+  REPOSITORY_NAME_INVALID: {
+    code: "invalid_argument",
+    nextStep: "Name the repository with lower case letters, digits, dots, dashes, underscores and slashes.",
+  },
+  REPOSITORY_NOT_FOUND: { code: "not_found", nextStep: "Push an image first; GET /v2/_catalog lists what was pushed." },
+  BLOB_NOT_FOUND: { code: "not_found", nextStep: "Push the image again." },
+  BLOB_IN_USE: { code: "failed_precondition", nextStep: "Delete the manifest that the message names first." },
+  BLOB_TOO_LARGE: {
+    code: "resource_exhausted",
+    nextStep: "Make the layer smaller, or raise UNKEY_GATEWAYD_BLOB_LIMIT.",
+  },
+  BLOB_SIZE_MISMATCH: { code: "invalid_argument", nextStep: "Send as many bytes as the headers say." },
+  BLOB_UPLOAD_NOT_FOUND: { code: "not_found", nextStep: "Begin the upload again: it has ended or expired." },
+  BLOB_UPLOAD_OUT_OF_ORDER: {
+    code: "out_of_range",
+    nextStep: "Go on at the byte after the Range header of this answer.",
+  },
+  TOO_MANY_BLOB_UPLOADS: { code: "resource_exhausted", nextStep: "Finish or cancel uploads that are open." },
+  BLOB_RANGE_UNSATISFIABLE: { code: "out_of_range", nextStep: "Ask for a range within the blob's length." },
+  DIGEST_INVALID: { code: "invalid_argument", nextStep: "Send the sha256 digest of exactly the bytes that are meant." },
+  MANIFEST_NOT_FOUND: { code: "not_found", nextStep: "Check the tag or digest; tags/list shows the tags that there are." },
+  MANIFEST_INVALID: {
+    code: "invalid_argument",
+    nextStep: "Push an OCI or Docker schema 2 manifest, as current tools make them.",
+  },
+  MANIFEST_TOO_LARGE: { code: "resource_exhausted", nextStep: "Make the manifest smaller: 4 MiB is the limit." },
+  MANIFEST_BLOB_UNKNOWN: {
+    code: "invalid_argument",
+    nextStep: "Push what the manifest refers to first, then the manifest.",
+  },
+  MANIFEST_IN_USE: { code: "failed_precondition", nextStep: "Delete the index that the message names first." },
+  REGISTRY_QUOTA_EXCEEDED: {
+    code: "resource_exhausted",
+    nextStep: "Delete images that are not needed, or raise UNKEY_GATEWAYD_REGISTRY_QUOTA.",
+  },
   // The meter (services/billaged)
   METER_LOG_FULL: {
     code: "resource_exhausted",
@@ -322,6 +367,20 @@ export const errorCatalogue = {
   ASSET_STORE_FULL: { code: "resource_exhausted", nextStep: "Free space in assetmanagerd's data directory." },
   ASSET_STORE_BUSY: { code: "resource_exhausted", nextStep: "Try again when another upload has finished." },
   ASSET_CORRUPT: { code: "data_loss", nextStep: "Upload or build the asset again: the stored bytes are wrong." },
+  UPLOAD_OFFSET_MISMATCH: {
+    code: "out_of_range",
+    nextStep: "Continue from the offset that the metadata names as receivedBytes.",
+  },
+  UPLOAD_BUSY: { code: "aborted", nextStep: "Wait until the other call for this upload has ended, then try again." },
+  UPLOAD_KEY_REUSED: {
+    code: "already_exists",
+    nextStep: "Begin the upload exactly as before, or choose another upload key.",
+  },
+  ASSET_NOT_UPLOADING: { code: "failed_precondition", nextStep: "Begin another upload: this one has ended." },
+  BUILDS_NOT_CONFIGURED: {
+    code: "failed_precondition",
+    nextStep: "Set UNKEY_ASSETMANAGERD_BUILDERD_ADDRESS, or deploy the image through the gateway.",
+  },
   LEASE_NOT_FOUND: { code: "not_found", nextStep: "Prepare the assets again: the lease has ended." },
   LEASE_KEY_REUSED: {
     code: "already_exists",

@@ -1,49 +1,72 @@
-import type { Digest } from "./digest.ts";
+import { join } from "node:path";
+import { type Digest, digestAlgorithm, digestHex } from "./digest.ts";
+import type { Descriptor } from "./documents.ts";
 import type { FetchOptions, ImageSource, ResolvedImage } from "./image-source.ts";
 import type { LayerBlob } from "./layer/layer-stream.ts";
+import { writeFileOf } from "./verified-file.ts";
 
 const parallelFetches = 3;
 
-/** Fetches an image's layers into `directory`, each digest once; the first failure ends the others. Lowest first. */
-export async function fetchLayers(
+/** Takes one layer's bytes to their end; what it made of them counts only when it returns. `signal` ends with the first failure. */
+export type TakeLayer = (
+  descriptor: Descriptor,
+  chunks: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+) => Promise<void>;
+
+/**
+ * Opens each of `descriptors` once, three at a time, and hands its verified bytes to `take`. `onBytes` is told the sum of the
+ * bytes received. The first failure ends the others; returns or throws when nothing of them runs any more.
+ */
+export async function streamLayers(
   source: ImageSource,
-  image: ResolvedImage,
-  directory: string,
+  descriptors: readonly Descriptor[],
   { signal, onBytes }: FetchOptions,
-): Promise<LayerBlob[]> {
-  const wanted = new Map(image.layers.map(({ descriptor }) => [descriptor.digest, descriptor]));
-  const queue = [...wanted.values()];
-  const received = new Map<Digest, number>();
-  const paths = new Map<Digest, string>();
+  take: TakeLayer,
+): Promise<void> {
+  const queue = [...new Map(descriptors.map((descriptor) => [descriptor.digest, descriptor])).values()];
   const failed = new AbortController();
   const both = AbortSignal.any([signal, failed.signal]);
   let total = 0;
   async function work(): Promise<void> {
     for (let descriptor = queue.shift(); descriptor !== undefined; descriptor = queue.shift()) {
-      const { digest } = descriptor;
-      const path = await source.layer(descriptor, directory, {
+      both.throwIfAborted();
+      let received = 0;
+      const chunks = source.openLayer(descriptor, {
         signal: both,
         onBytes: (bytes) => {
-          total += bytes - (received.get(digest) ?? 0);
-          received.set(digest, bytes);
+          total += bytes - received;
+          received = bytes;
           onBytes?.(total);
         },
       });
-      paths.set(digest, path);
+      await take(descriptor, chunks, both);
     }
   }
   const workers = Array.from({ length: parallelFetches }, () =>
     work().catch((error: unknown) => {
       failed.abort(error);
-      throw error;
     }),
   );
-  // All of them, so that none still writes when the caller removes the directory; the first failure is what is told.
-  await Promise.allSettled(workers);
+  // All of them, so that none still writes when the caller cleans up; the first failure is what is told.
+  await Promise.all(workers);
   both.throwIfAborted();
-  return image.layers.map(({ descriptor, diffId }) => {
-    const path = paths.get(descriptor.digest);
-    if (path === undefined) throw new Error(`the layer ${descriptor.digest} was not fetched`);
-    return { digest: descriptor.digest, path, sizeBytes: descriptor.sizeBytes, diffId };
-  });
+}
+
+/** Fetches an image's layers into `directory`, each digest once. Lowest first. */
+export async function fetchLayers(
+  source: ImageSource,
+  image: ResolvedImage,
+  directory: string,
+  options: FetchOptions,
+): Promise<LayerBlob[]> {
+  const pathOf = (digest: Digest): string => join(directory, `${digestAlgorithm(digest)}-${digestHex(digest)}`);
+  const descriptors = image.layers.map(({ descriptor }) => descriptor);
+  await streamLayers(source, descriptors, options, ({ digest }, chunks) => writeFileOf(chunks, pathOf(digest)));
+  return image.layers.map(({ descriptor: { digest, sizeBytes }, diffId }) => ({
+    digest,
+    path: pathOf(digest),
+    sizeBytes,
+    diffId,
+  }));
 }

@@ -25,7 +25,7 @@ export interface FetchedDocument {
 
 export interface FetchOptions {
   readonly signal: AbortSignal;
-  /** Called with the bytes received so far; falls back to 0 when a transfer starts over. */
+  /** Called with the bytes received so far. */
   readonly onBytes?: (bytes: number) => void;
 }
 
@@ -33,12 +33,25 @@ export interface FetchOptions {
 export interface ImageSource {
   /** For messages. */
   readonly name: string;
+  /** Host of the registry that it comes from; undefined for an upload. */
+  readonly registry: string | undefined;
   /** What the image's name stands for, looked up now: a tag may stand for something else the next time. */
   root(signal: AbortSignal): Promise<FetchedDocument>;
   document(descriptor: Descriptor, signal: AbortSignal): Promise<FetchedDocument>;
   config(descriptor: Descriptor, signal: AbortSignal): Promise<Uint8Array>;
-  /** Path of a file with the layer's bytes: made in `directory`, or the source's own, which is not to be changed. */
-  layer(descriptor: Descriptor, directory: string, options: FetchOptions): Promise<string>;
+  /**
+   * The layer's bytes, checked while they flow: ends with IMAGE_DIGEST_MISMATCH unless they are the descriptor's, so nothing made from
+   * them counts before the end. Broken transfers go on inside. Opened again after a mismatch, mirrors that were asked are passed over.
+   */
+  openLayer(descriptor: Descriptor, options: FetchOptions): AsyncIterable<Uint8Array>;
+  /**
+   * True when the image's own registry gives the blob to this caller, asked without reading it; of an upload, when it holds the
+   * blob. A registry may say so of bytes that it never had: the answer proves access only to what came from that same
+   * `registry` before, or from the caller's own upload.
+   */
+  canRead(descriptor: Descriptor, signal: AbortSignal): Promise<boolean>;
+  /** Another tag of the same repository, with the same login; undefined for an upload. */
+  related(tag: string): ImageSource | undefined;
 }
 
 /** An image down to what names its content; no layer has been fetched. */

@@ -1,5 +1,5 @@
 export { type Digest, digestOf, isDigest, parseDigest, StreamingDigest, shortDigest } from "./digest.ts";
-export { fetchLayers } from "./fetch-layers.ts";
+export { fetchLayers, streamLayers, type TakeLayer } from "./fetch-layers.ts";
 export type { ImageConfig } from "./image-config.ts";
 export {
   type FetchOptions,

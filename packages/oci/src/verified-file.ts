@@ -3,20 +3,13 @@ import { ServiceError } from "@unkey/base";
 import { digestAlgorithm, StreamingDigest, shortDigest } from "./digest.ts";
 import type { Descriptor } from "./documents.ts";
 
-/** Writes chunks to a new file and removes it again unless size and digest are the descriptor's. `onBytes` is told each chunk's length. */
-export async function writeVerified(
-  chunks: AsyncIterable<Uint8Array>,
-  descriptor: Descriptor,
-  path: string,
-  what: string,
-  onBytes?: (bytes: number) => void,
-): Promise<void> {
+/** Writes chunks to a new file, which is gone again when they end in an error. Throws ROOTFS_DISK_FULL, and what `chunks` throw. */
+export async function writeFileOf(chunks: AsyncIterable<Uint8Array>, path: string): Promise<void> {
   let whole = false;
   const file = await open(path, "wx", 0o600);
   try {
-    for await (const chunk of verified(chunks, descriptor, what)) {
+    for await (const chunk of chunks) {
       for (let at = 0; at < chunk.length; ) at += (await file.write(chunk, at)).bytesWritten;
-      onBytes?.(chunk.length);
     }
     whole = true;
   } catch (error) {

@@ -17,6 +17,7 @@ const refNameAnnotation = "org.opencontainers.image.ref.name";
 /** The one image of an OCI layout directory. Links are not followed. */
 export class LayoutImage implements ImageSource {
   readonly name: string;
+  readonly registry = undefined;
   readonly #directory: string;
 
   constructor(directory: string, name = "the image archive") {
@@ -51,21 +52,41 @@ export class LayoutImage implements ImageSource {
 
   async document(descriptor: Descriptor, signal: AbortSignal): Promise<FetchedDocument> {
     checkBytes("the image's manifest is", descriptor.sizeBytes, maxManifestBytes);
-    const bytes = await this.#blob(descriptor, signal, (chunks) => collectVerified(chunks, descriptor, "the manifest"));
+    const bytes = await this.#document(descriptor, "the manifest", signal);
     return { bytes, digest: descriptor.digest, mediaType: descriptor.mediaType };
   }
 
   async config(descriptor: Descriptor, signal: AbortSignal): Promise<Uint8Array> {
     checkBytes("the image's config is", descriptor.sizeBytes, maxManifestBytes);
-    return this.#blob(descriptor, signal, (chunks) => collectVerified(chunks, descriptor, "the config"));
+    return this.#document(descriptor, "the config", signal);
   }
 
-  async layer(descriptor: Descriptor, _directory: string, { signal, onBytes }: FetchOptions): Promise<string> {
+  async *openLayer(descriptor: Descriptor, { signal, onBytes }: FetchOptions): AsyncGenerator<Uint8Array> {
+    const handle = await this.#open(blobFile(descriptor.digest));
     let bytes = 0;
-    await this.#blob(descriptor, signal, async (chunks) => {
-      for await (const chunk of verified(chunks, descriptor, "the layer")) onBytes?.((bytes += chunk.length));
-    });
-    return join(this.#directory, blobFile(descriptor.digest));
+    try {
+      for await (const chunk of verified(chunksOf(handle, signal), descriptor, "the layer")) {
+        onBytes?.((bytes += chunk.length));
+        yield chunk;
+      }
+    } finally {
+      await handle.close();
+    }
+  }
+
+  async canRead(descriptor: Descriptor, signal: AbortSignal): Promise<boolean> {
+    signal.throwIfAborted();
+    try {
+      await (await this.#open(blobFile(descriptor.digest))).close();
+      return true; // an import has checked every blob against its name
+    } catch (error) {
+      if (error instanceof ServiceError) return false;
+      throw error;
+    }
+  }
+
+  related(): undefined {
+    return undefined;
   }
 
   /** Several members are one image for several platforms, or several images: then none is the one that was meant. */
@@ -90,21 +111,10 @@ export class LayoutImage implements ImageSource {
     }
   }
 
-  async #blob<T>(
-    descriptor: Descriptor,
-    signal: AbortSignal,
-    use: (chunks: AsyncIterable<Uint8Array>) => Promise<T>,
-  ): Promise<T> {
+  async #document(descriptor: Descriptor, what: string, signal: AbortSignal): Promise<Uint8Array> {
     const handle = await this.#open(blobFile(descriptor.digest));
-    async function* chunks(): AsyncGenerator<Uint8Array> {
-      const stream = handle.createReadStream({ autoClose: false, highWaterMark: 256 * kib }) as AsyncIterable<Buffer>;
-      for await (const chunk of stream) {
-        signal.throwIfAborted();
-        yield chunk;
-      }
-    }
     try {
-      return await use(chunks());
+      return await collectVerified(chunksOf(handle, signal), descriptor, what);
     } finally {
       await handle.close();
     }
@@ -119,5 +129,13 @@ export class LayoutImage implements ImageSource {
       throw new ServiceError("IMAGE_ARCHIVE_INVALID", `${this.name} does not hold ${file}`, { cause });
     }
     throw new ServiceError("IMAGE_ARCHIVE_INVALID", `${this.name}: ${file} is not a regular file`);
+  }
+}
+
+async function* chunksOf(handle: FileHandle, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const stream = handle.createReadStream({ autoClose: false, highWaterMark: 256 * kib }) as AsyncIterable<Buffer>;
+  for await (const chunk of stream) {
+    signal.throwIfAborted();
+    yield chunk;
   }
 }

@@ -1,4 +1,5 @@
 import { BlockList, isIPv6 } from "node:net";
+import { getCACertificates } from "node:tls";
 import { ServiceError } from "@unkey/base";
 import { buildConnector } from "undici";
 
@@ -25,8 +26,13 @@ loopback.addAddress("::", "ipv6");
 export function guardedConnector(options: {
   readonly timeoutMs: number;
   readonly allowsLoopback: boolean;
+  /** PEM, trusted beside the system's. */
+  readonly caCertificates: readonly string[];
 }): buildConnector.connector {
-  const connect = buildConnector({ timeout: options.timeoutMs });
+  const { timeoutMs: timeout, caCertificates } = options;
+  // A list given replaces the default one.
+  const ca = caCertificates.length === 0 ? {} : { ca: [...getCACertificates("default"), ...caCertificates] };
+  const connect = buildConnector({ timeout, ...ca });
   return (target, done) => {
     connect(target, (error, socket) => {
       if (error !== null) return done(error, null);

@@ -25,7 +25,22 @@ export function speaksNoTls(error: unknown): boolean {
   return /^(EPROTO|ERR_SSL_|ECONNRESET|UND_ERR_SOCKET)/.test(errorCode(error));
 }
 
-/** True when the same attempt would fail alike: an untrusted certificate, a name that does not exist. */
+/** True when there is no connection at all. */
+export function isConnectCode(code: string): boolean {
+  return /^(UND_ERR_CONNECT_TIMEOUT|ECONNREFUSED|EHOST|ENET|EAI_|ETIMEDOUT|EADDR)/.test(code);
+}
+
+/** True when the other end's certificate is not for its name, has ended, or comes from an unknown authority. */
+export function isCertificateCode(code: string): boolean {
+  return /CERT|SELF_SIGNED|ALTNAME|^UNABLE_TO_VERIFY/.test(code);
+}
+
+/** True when the answer breaks the protocol: headers without end, bytes that are none of it. */
+export function speaksNoHttp(code: string): boolean {
+  return /^(HPE_|UND_ERR_HEADERS_OVERFLOW)/.test(code);
+}
+
+/** True when the same attempt would fail alike: a name that does not exist. */
 export function isLasting(code: string): boolean {
-  return /CERT|SELF_SIGNED|ALTNAME|^ENOTFOUND$/.test(code);
+  return code === "ENOTFOUND";
 }
