@@ -15,7 +15,7 @@ export interface Package {
   readonly foundIn: string;
 }
 
-/** A file that was found and could not be used: its packages are missing from the list, and the list says so. */
+/** A file that was found and could not be used, or not wholly: packages are missing from the list, and the list says so. */
 export interface UnreadFile {
   readonly path: string;
   readonly problem: string;
@@ -29,4 +29,18 @@ export interface PackageList {
   readonly unread: readonly UnreadFile[];
   /** Files left out of `unread` because there were too many. */
   readonly unreadOmitted: number;
+}
+
+/** What a reader of one file finds, before it is checked. */
+export interface DeclaredPackage {
+  readonly name: string;
+  readonly version: string;
+  readonly architecture?: string;
+  readonly license?: string;
+  readonly epoch?: string;
+}
+
+/** A file is not what its name says; the message is shown as the problem. */
+export class UnreadableFile extends Error {
+  override readonly name = "UnreadableFile";
 }
