@@ -364,6 +364,14 @@ export const errorCatalogue = {
     nextStep: "Make the asset smaller, or raise UNKEY_ASSETMANAGERD_MAX_ASSET.",
   },
   ASSET_QUOTA_EXCEEDED: { code: "resource_exhausted", nextStep: "Delete assets that are not needed any more." },
+  BLOB_STORE_UNAVAILABLE: {
+    code: "unavailable",
+    nextStep: "Try again in a moment; /health of assetmanagerd tells whether its S3 service answers.",
+  },
+  BLOB_STORE_REFUSED: {
+    code: "failed_precondition",
+    nextStep: "Check the endpoint, bucket, region and keys of assetmanagerd's S3 settings.",
+  },
   ASSET_STORE_FULL: { code: "resource_exhausted", nextStep: "Free space in assetmanagerd's data directory." },
   ASSET_STORE_BUSY: { code: "resource_exhausted", nextStep: "Try again when another upload has finished." },
   ASSET_CORRUPT: { code: "data_loss", nextStep: "Upload or build the asset again: the stored bytes are wrong." },

@@ -120,4 +120,101 @@ CREATE TABLE audit_event (
 CREATE INDEX audit_by_tenant ON audit_event (tenant_id, seq);
 `,
   },
+  {
+    id: 2,
+    sql: `
+ALTER TABLE deployment ADD COLUMN image_asked TEXT NOT NULL DEFAULT '';
+
+CREATE TABLE registry_repository (
+  tenant_id TEXT NOT NULL REFERENCES tenant (tenant_id),
+  name TEXT NOT NULL,
+  touched_at_ms BIGINT NOT NULL,
+  PRIMARY KEY (tenant_id, name)
+);
+
+-- Bytes that assetmanagerd holds for a tenant, manifests too. asset_id is empty until they are stored; no statement may
+-- release a row before held_until_ms, and one that is being released is no longer there for anybody.
+CREATE TABLE registry_blob (
+  tenant_id TEXT NOT NULL REFERENCES tenant (tenant_id),
+  digest TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('arriving', 'stored', 'releasing')),
+  asset_id TEXT NOT NULL,
+  size_bytes BIGINT NOT NULL,
+  touched_at_ms BIGINT NOT NULL,
+  held_until_ms BIGINT NOT NULL,
+  PRIMARY KEY (tenant_id, digest)
+);
+CREATE INDEX registry_blob_by_age ON registry_blob (state, touched_at_ms);
+
+CREATE TABLE registry_link (
+  tenant_id TEXT NOT NULL,
+  repository TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  touched_at_ms BIGINT NOT NULL,
+  PRIMARY KEY (tenant_id, repository, digest),
+  FOREIGN KEY (tenant_id, repository) REFERENCES registry_repository (tenant_id, name),
+  FOREIGN KEY (tenant_id, digest) REFERENCES registry_blob (tenant_id, digest)
+);
+CREATE INDEX registry_link_by_digest ON registry_link (tenant_id, digest);
+CREATE INDEX registry_link_by_age ON registry_link (touched_at_ms);
+
+CREATE TABLE registry_manifest (
+  tenant_id TEXT NOT NULL,
+  repository TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  media_type TEXT NOT NULL,
+  artifact_type TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  annotations TEXT NOT NULL,
+  touched_at_ms BIGINT NOT NULL,
+  PRIMARY KEY (tenant_id, repository, digest),
+  FOREIGN KEY (tenant_id, repository) REFERENCES registry_repository (tenant_id, name),
+  FOREIGN KEY (tenant_id, digest) REFERENCES registry_blob (tenant_id, digest)
+);
+CREATE INDEX registry_manifest_by_digest ON registry_manifest (tenant_id, digest);
+CREATE INDEX registry_manifest_by_age ON registry_manifest (touched_at_ms);
+CREATE INDEX registry_referrer ON registry_manifest (tenant_id, repository, subject, digest) WHERE subject <> '';
+
+CREATE TABLE registry_reference (
+  tenant_id TEXT NOT NULL,
+  repository TEXT NOT NULL,
+  manifest_digest TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, repository, manifest_digest, digest),
+  FOREIGN KEY (tenant_id, repository, manifest_digest)
+    REFERENCES registry_manifest (tenant_id, repository, digest) ON DELETE CASCADE
+);
+CREATE INDEX registry_reference_by_digest ON registry_reference (tenant_id, repository, digest);
+
+CREATE TABLE registry_tag (
+  tenant_id TEXT NOT NULL,
+  repository TEXT NOT NULL,
+  tag TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  PRIMARY KEY (tenant_id, repository, tag),
+  FOREIGN KEY (tenant_id, repository, digest) REFERENCES registry_manifest (tenant_id, repository, digest)
+);
+CREATE INDEX registry_tag_by_digest ON registry_tag (tenant_id, repository, digest);
+
+CREATE TABLE registry_upload (
+  tenant_id TEXT NOT NULL,
+  upload_id TEXT NOT NULL,
+  repository TEXT NOT NULL,
+  asset_id TEXT NOT NULL,
+  received_bytes BIGINT NOT NULL,
+  touched_at_ms BIGINT NOT NULL,
+  PRIMARY KEY (tenant_id, upload_id)
+);
+CREATE INDEX registry_upload_by_age ON registry_upload (touched_at_ms);
+
+-- What the build of a deployment still reads, whatever is deleted meanwhile.
+CREATE TABLE registry_hold (
+  deployment_id TEXT NOT NULL REFERENCES deployment (deployment_id),
+  tenant_id TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  PRIMARY KEY (deployment_id, digest)
+);
+CREATE INDEX registry_hold_by_digest ON registry_hold (tenant_id, digest);
+`,
+  },
 ];
