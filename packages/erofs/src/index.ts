@@ -1,1 +1,11 @@
-export {};
+export type {
+  ErofsDirectory,
+  ErofsFile,
+  ErofsMetadata,
+  ErofsNode,
+  ErofsRange,
+  ErofsSpecial,
+  ErofsSymlink,
+} from "./tree.ts";
+export { type ErofsImage, type ErofsOptions, writeErofs } from "./write-erofs.ts";
+export { isErofsXattr } from "./xattr-table.ts";

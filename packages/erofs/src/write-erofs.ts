@@ -1,0 +1,230 @@
+import { createHash } from "node:crypto";
+import { ContentStream } from "./content-stream.ts";
+import { directoryBlocks, writeDirectoryBlock } from "./directory.ts";
+import {
+  blockBytes,
+  compactInodeBytes,
+  dataLayout,
+  encodeDevice,
+  extendedInodeBytes,
+  fileTypes,
+  nullAddress,
+  slotBytes,
+  slotsPerBlock,
+  superblock,
+  wholeBlocks,
+  writeInode,
+} from "./format.ts";
+import { pieces, storedRuns, writeChunkAddresses } from "./holes.ts";
+import { ImageFile } from "./image-file.ts";
+import { type Group, type Plan, type PlannedInode, planImage } from "./plan.ts";
+import type { ErofsDirectory, ErofsFile } from "./tree.ts";
+
+export interface ErofsOptions {
+  readonly root: ErofsDirectory;
+  /** Every file of the tree once, in the order in which `content` supplies them. */
+  readonly files: readonly ErofsFile[];
+  /** The files' data ranges, concatenated, in chunks of any size. */
+  readonly content: AsyncIterable<Uint8Array>;
+  /** Is replaced; removed again when writing fails. */
+  readonly imagePath: string;
+  /** What the image is made from; the file system's UUID is derived from it. */
+  readonly identity: string;
+  readonly signal: AbortSignal;
+}
+
+export interface ErofsImage {
+  readonly sizeBytes: number;
+  /** Of the whole image, computed while it was written. */
+  readonly digest: `sha256:${string}`;
+}
+
+/**
+ * Writes a tree as an uncompressed EROFS image (Linux, fs/erofs/erofs_fs.h) with blocks of 4 KiB, front to back. The same
+ * tree, order of files, content and identity give the same bytes. Memory grows with the number of nodes, not with their
+ * content. Throws IMAGE_LAYER_INVALID or IMAGE_TOO_LARGE for what the format cannot hold, ROOTFS_DISK_FULL, and a
+ * RangeError when tree, files and content contradict each other.
+ */
+export async function writeErofs(options: ErofsOptions): Promise<ErofsImage> {
+  const { signal } = options;
+  signal.throwIfAborted();
+  const content = new ContentStream(options.content, signal);
+  try {
+    const plan = planImage(options.root, options.files);
+    await using image = await ImageFile.create(options.imagePath);
+    await new ImageWriter(plan, image, content, signal).write(options.identity);
+    return await image.finish(signal);
+  } finally {
+    await content.close();
+  }
+}
+
+class ImageWriter {
+  readonly #plan: Plan;
+  readonly #image: ImageFile;
+  readonly #content: ContentStream;
+  readonly #signal: AbortSignal;
+  /** The metadata of the group at hand. */
+  #metadata = Buffer.alloc(0);
+
+  constructor(plan: Plan, image: ImageFile, content: ContentStream, signal: AbortSignal) {
+    this.#plan = plan;
+    this.#image = image;
+    this.#content = content;
+    this.#signal = signal;
+  }
+
+  async write(identity: string): Promise<void> {
+    const { rootNid, inodes, compactMtimeNs, blockCount, sharedXattrBlock, hasChunks, xattrs } = this.#plan;
+    const inodeCount = inodes.size;
+    const uuid = uuidOf(identity);
+    await this.#image.write(
+      superblock({ rootNid, inodeCount, compactMtimeNs, blockCount, sharedXattrBlock, uuid, hasChunks }),
+      this.#signal,
+    );
+    for (const group of this.#plan.treeGroups) await this.#writeTreeGroup(group);
+    for (const piece of xattrs.area()) await this.#image.write(piece, this.#signal);
+    await this.#fillBlock();
+    for (const group of this.#plan.fileGroups) await this.#writeFileGroup(group);
+    await this.#content.expectEnd();
+    if (this.#image.sizeBytes !== blockCount * blockBytes) throw new RangeError("the image is not as long as planned");
+  }
+
+  async #writeTreeGroup(group: Group): Promise<void> {
+    const metadata = this.#startMetadata(group);
+    for (const inode of group.inodes) {
+      const at = this.#writeInodeHead(inode, group, metadata);
+      const { node } = inode;
+      if (inode.layout !== dataLayout.inline) continue;
+      if (node.kind === "symlink") metadata.write(node.target, at, "latin1");
+      if (node.kind === "directory") this.#writeDirectoryBlocks(inode, metadata, at, "last");
+    }
+    await this.#image.write(metadata, this.#signal);
+    for (const inode of group.inodes) {
+      const { node } = inode;
+      if (node.kind === "symlink" && inode.layout === dataLayout.plain) {
+        await this.#image.write(Buffer.from(node.target, "latin1"), this.#signal);
+      }
+      if (node.kind === "directory") {
+        const blocks = wholeBlocks(inode.sizeBytes) - (inode.layout === dataLayout.inline ? 1 : 0);
+        const data = Buffer.alloc(blocks * blockBytes);
+        this.#writeDirectoryBlocks(inode, data, 0, inode.layout === dataLayout.inline ? "all but last" : "all");
+        await this.#image.write(data, this.#signal);
+      }
+      await this.#fillBlock();
+    }
+  }
+
+  async #writeFileGroup(group: Group): Promise<void> {
+    const metadata = this.#startMetadata(group);
+    for (const inode of group.inodes) {
+      const file = inode.node;
+      if (file.kind !== "file") continue;
+      const at = this.#writeInodeHead(inode, group, metadata);
+      const tailBytes = inode.layout === dataLayout.inline ? inode.sizeBytes % blockBytes : 0;
+      if (file.data === undefined) {
+        await this.#content.toImage(this.#image, inode.sizeBytes - tailBytes);
+        if (tailBytes > 0) await this.#content.toBuffer(metadata, at, tailBytes);
+      } else {
+        await this.#writeRanges(inode, file, metadata, at);
+      }
+      await this.#fillBlock();
+    }
+    await this.#image.write(metadata, this.#signal);
+  }
+
+  /** A file that is not all data: zeros between its ranges, or no blocks at all. */
+  async #writeRanges(inode: PlannedInode, file: ErofsFile, metadata: Buffer, at: number): Promise<void> {
+    const { detail, sizeBytes, layout, startBlock } = inode;
+    const chunks = detail !== undefined && "bits" in detail ? detail : undefined;
+    if (chunks !== undefined) writeChunkAddresses(metadata, at, file, chunks, startBlock);
+    const intervals = chunks === undefined ? [{ from: 0, to: sizeBytes }] : storedRuns(file, chunks.bits);
+    const tailBytes = layout === dataLayout.inline ? sizeBytes % blockBytes : 0;
+    // Counts down through the bytes that go to blocks, then on through the tail.
+    let blockBytesLeft = chunks === undefined ? sizeBytes - tailBytes : chunks.storedBlocks * blockBytes;
+    let tailAt = at;
+    for (const { data, length } of pieces(file.data ?? [], intervals)) {
+      const toBlocks = Math.min(length, blockBytesLeft);
+      const toTail = length - toBlocks;
+      blockBytesLeft -= toBlocks;
+      if (data) {
+        await this.#content.toImage(this.#image, toBlocks);
+        await this.#content.toBuffer(metadata, tailAt, toTail);
+      } else {
+        await this.#image.writeZeros(toBlocks, this.#signal);
+      }
+      tailAt += toTail;
+    }
+  }
+
+  #startMetadata(group: Group): Buffer {
+    const bytes = group.metadataBlocks * blockBytes;
+    if (this.#metadata.length < bytes) this.#metadata = Buffer.allocUnsafeSlow(bytes);
+    return this.#metadata.subarray(0, bytes).fill(0);
+  }
+
+  /** Writes an inode and its attributes; returns where in the metadata its tail or its chunk addresses go. */
+  #writeInodeHead(inode: PlannedInode, group: Group, into: Buffer): number {
+    const { node, layout, extended, ordinal, linkCount, sizeBytes } = inode;
+    const { mode, uid, gid, mtimeNs, xattrs } = node.metadata;
+    const at = (inode.nid - group.metadataBlock * slotsPerBlock) * slotBytes;
+    const xattrBytes = this.#plan.xattrs.inodeBytes(xattrs);
+    const place = placeOf(inode);
+    const modeWithType = fileTypes[node.kind].modeBits | mode;
+    writeInode(into, at, {
+      extended,
+      layout,
+      xattrBytes,
+      mode: modeWithType,
+      linkCount,
+      sizeBytes,
+      place,
+      ordinal,
+      uid,
+      gid,
+      mtimeNs,
+    });
+    const xattrsAt = at + (extended ? extendedInodeBytes : compactInodeBytes);
+    this.#plan.xattrs.writeInode(into, xattrsAt, xattrs);
+    return xattrsAt + xattrBytes;
+  }
+
+  #writeDirectoryBlocks(inode: PlannedInode, into: Buffer, at: number, which: "all" | "all but last" | "last"): void {
+    const { node, detail } = inode;
+    if (node.kind !== "directory" || detail === undefined || !("names" in detail)) return;
+    const { names, parent } = detail;
+    const { starts } = directoryBlocks(names);
+    const lookUp = (name: string) => {
+      const found = name === "." ? node : name === ".." ? parent : node.children.get(name)?.node;
+      const planned = found === undefined ? undefined : this.#plan.inodes.get(found);
+      if (found === undefined || planned === undefined) throw new RangeError("the tree changed while it was written");
+      return { nid: planned.nid, entryType: fileTypes[found.kind].entryType };
+    };
+    const first = which === "last" ? starts.length - 1 : 0;
+    const end = which === "all but last" ? starts.length - 1 : starts.length;
+    for (let block = first; block < end; block++) {
+      const range = { from: starts[block] ?? 0, to: starts[block + 1] ?? names.length };
+      writeDirectoryBlock(into, at + (block - first) * blockBytes, names, range, lookUp);
+    }
+  }
+
+  async #fillBlock(): Promise<void> {
+    const over = this.#image.sizeBytes % blockBytes;
+    if (over > 0) await this.#image.writeZeros(blockBytes - over, this.#signal);
+  }
+}
+
+function placeOf(inode: PlannedInode): number {
+  const { node, detail, startBlock, sizeBytes } = inode;
+  if (node.kind === "char" || node.kind === "block") return encodeDevice(node.deviceMajor, node.deviceMinor);
+  if (detail !== undefined && "bits" in detail) return detail.bits;
+  return sizeBytes >= blockBytes || (sizeBytes > 0 && inode.layout === dataLayout.plain) ? startBlock : nullAddress;
+}
+
+/** A version 8 UUID (RFC 9562: the form for derived values) of a text. */
+function uuidOf(text: string): Buffer {
+  const bytes = createHash("sha256").update(text).digest().subarray(0, 16);
+  bytes.writeUInt8((bytes.readUInt8(6) & 0x0f) | 0x80, 6);
+  bytes.writeUInt8((bytes.readUInt8(8) & 0x3f) | 0x80, 8);
+  return bytes;
+}
