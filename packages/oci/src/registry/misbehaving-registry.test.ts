@@ -1,123 +1,30 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
-import { mkdtemp, readdir, rm } from "node:fs/promises";
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { mkdtemp, rm } from "node:fs/promises";
 import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
-import { type TestContext, test } from "node:test";
-import { type Clock, type ErrorReason, isServiceError, systemClock } from "@unkey/base";
-import { type Digest, digestOf } from "../digest.ts";
-import { ociConfigType, ociLayerType, ociManifestType } from "../documents.ts";
-import { fetchLayers } from "../fetch-layers.ts";
-import { resolveImage, resolveManifest } from "../image-source.ts";
-import { defaultImageLimits } from "../layer/limits.ts";
-import { hostPlatform } from "../platform.ts";
-import { parseImageReference } from "../reference.ts";
+import { test } from "node:test";
+import type { ErrorReason } from "@unkey/base";
+import { digestOf } from "../digest.ts";
+import { ociLayerType, ociManifestType } from "../documents.ts";
+import {
+  config,
+  describe,
+  failFirst,
+  fails,
+  type Handler,
+  image,
+  layer,
+  listen,
+  manifest,
+  pull,
+  serve,
+  steppedClock,
+} from "../testing/scripted-registry.ts";
 import { isDenied } from "./address-guard.ts";
-import { type ImageOptions, RegistryClient } from "./registry-client.ts";
-
-type Handler = (request: IncomingMessage, response: ServerResponse) => void;
-
-const layer = Buffer.from("l".repeat(100_000));
-const config = Buffer.from(
-  JSON.stringify({
-    os: "linux",
-    architecture: hostPlatform().architecture,
-    config: { Cmd: ["/x"] },
-    rootfs: { diff_ids: [digestOf(layer)] },
-  }),
-);
-const describe = (mediaType: string, bytes: Buffer) => ({ mediaType, digest: digestOf(bytes), size: bytes.length });
-const image = {
-  schemaVersion: 2,
-  mediaType: ociManifestType,
-  config: describe(ociConfigType, config),
-  layers: [describe(ociLayerType, layer)],
-};
-const manifest = Buffer.from(JSON.stringify(image));
-const blobs = new Map<Digest, Buffer>([
-  [digestOf(layer), layer],
-  [digestOf(config), config],
-]);
-
-/** What a well-behaved registry answers. */
-const serve: Handler = (request, response) => {
-  const blob = [...blobs].find(([digest]) => request.url?.endsWith(`/blobs/${digest}`))?.[1];
-  if (request.url === "/v2/") response.end("{}");
-  else if (request.url?.includes("/manifests/") === true)
-    response.setHeader("content-type", ociManifestType).end(manifest);
-  else if (blob === undefined) response.writeHead(404).end();
-  else response.end(blob);
-};
-
-interface Seen {
-  readonly url: string;
-  readonly authorization: string | undefined;
-}
-
-async function listen(
-  context: TestContext,
-  handler: Handler,
-  address = "127.0.0.1",
-): Promise<{ host: string; seen: Seen[] }> {
-  const seen: Seen[] = [];
-  const server = createServer((request, response) => {
-    seen.push({ url: request.url ?? "", authorization: request.headers.authorization });
-    handler(request, response);
-  });
-  await new Promise<void>((resolve) => server.listen(0, address, resolve));
-  context.after(() => {
-    server.closeAllConnections();
-    server.close();
-  });
-  return { host: `${address}:${(server.address() as AddressInfo).port}`, seen };
-}
-
-/** Time that passes only when somebody sleeps. */
-function steppedClock(): Clock & { readonly sleepsMs: number[] } {
-  let nowMs = Date.UTC(2026, 0, 1);
-  const sleepsMs: number[] = [];
-  return {
-    ...systemClock,
-    sleepsMs,
-    nowMs: () => nowMs,
-    sleep: async (ms) => {
-      sleepsMs.push(ms);
-      nowMs += ms;
-    },
-  };
-}
-
-interface Pull extends ImageOptions {
-  readonly reference?: string;
-  readonly clock?: Clock;
-}
-
-async function pull(context: TestContext, host: string, options: Pull = {}): Promise<string[]> {
-  const directory = await mkdtemp(join(tmpdir(), "oci-misbehaving-"));
-  context.after(() => rm(directory, { recursive: true, force: true }));
-  const { signal } = new AbortController();
-  await using client = new RegistryClient({ clock: options.clock ?? steppedClock(), random: () => 0 });
-  const source = client.image(parseImageReference(options.reference ?? `${host}/app:v1`), options);
-  try {
-    const resolved = await resolveManifest(source, hostPlatform(), signal);
-    const found = await resolveImage(source, resolved, hostPlatform(), defaultImageLimits, signal);
-    await fetchLayers(source, found, directory, { signal });
-  } catch (error) {
-    assert.deepEqual(await readdir(directory), [], "a failed pull leaves no file");
-    throw error;
-  }
-  return await readdir(directory);
-}
-
-const fails = (reason: ErrorReason, words: RegExp) => (error: unknown) => {
-  assert.ok(isServiceError(error, reason), `${String(error)} is not ${reason}`);
-  assert.match(error.message, words);
-  return true;
-};
 
 const login = { username: "user", password: "pass word:1" };
 const basicLogin = `Basic ${Buffer.from("user:pass word:1").toString("base64")}`;
@@ -296,17 +203,6 @@ test("metadata services are refused in any spelling, this host unless it was mea
   }
   for (const address of ["10.0.0.1", "8.8.8.8", "2001:db8::1"]) assert.ok(!isDenied(address, false), address);
 });
-
-/** Answers the first `count` requests for the layer with `fail`, and the later ones well. */
-function failFirst(count: number, fail: Handler): Handler {
-  let failed = 0;
-  return (request, response) => {
-    if (request.url?.endsWith(digestOf(layer)) === true && failed < count) {
-      failed++;
-      fail(request, response);
-    } else serve(request, response);
-  };
-}
 
 test("429 is waited out for as long as it asks", async (context) => {
   const clock = steppedClock();
@@ -522,5 +418,8 @@ test("a registry with a certificate of nobody is not trusted, and not spoken to 
     server.close();
   });
   const host = `127.0.0.1:${(server.address() as AddressInfo).port}`;
-  await assert.rejects(pull(context, host, { plainHttp: true }), fails("REGISTRY_CERTIFICATE_UNTRUSTED", /not trusted here \(.*SELF_SIGNED/));
+  await assert.rejects(
+    pull(context, host, { plainHttp: true }),
+    fails("REGISTRY_CERTIFICATE_UNTRUSTED", /not trusted here \(.*SELF_SIGNED/),
+  );
 });
