@@ -26,6 +26,11 @@ export function directoryBlocks(names: readonly string[]): { starts: number[]; l
   return { starts, lastBytes: used };
 }
 
+export function directoryBytes(names: readonly string[]): number {
+  const { starts, lastBytes } = directoryBlocks(names);
+  return (starts.length - 1) * blockBytes + lastBytes;
+}
+
 /** Writes names[from..to) as one block of zeroed space. */
 export function writeDirectoryBlock(
   into: Buffer,

@@ -1,16 +1,17 @@
 import { ServiceError } from "@unkey/base";
 import { maxNameBytes, maxTargetBytes } from "./format.ts";
 import { checkRanges } from "./holes.ts";
+import { Inode } from "./inode.ts";
 import type { ErofsDirectory, ErofsFile, ErofsNode } from "./tree.ts";
 import { XattrTable } from "./xattr-table.ts";
 
 /** What must be known of the whole tree before any of it has a place. */
 export interface Survey {
+  /** Of every node once. */
+  readonly inodes: ReadonlyMap<ErofsNode, Inode>;
   /** Everything but files, the root first, then depth first by name. */
-  readonly treeNodes: readonly ErofsNode[];
-  /** Of directories, and of nodes with more names than one; any other has 1. */
-  readonly linkCounts: ReadonlyMap<ErofsNode, number>;
-  readonly parents: ReadonlyMap<ErofsDirectory, ErofsDirectory>;
+  readonly treeInodes: readonly Inode[];
+  readonly fileInodes: readonly Inode[];
   /** The mtime that most inodes have; of equally frequent ones the oldest. */
   readonly commonMtimeNs: bigint;
   readonly xattrs: XattrTable;
@@ -21,48 +22,57 @@ const maxSeconds = 2n ** 63n;
 const maxDeviceMajor = 0xfff;
 const maxDeviceMinor = 0xf_ffff;
 
-/** Walks the tree once and checks that each of its nodes can be an inode. */
+/** Walks the tree once and checks that each of its nodes can be an inode and that `files` are exactly its files. */
 export function survey(root: ErofsDirectory, files: readonly ErofsFile[]): Survey {
-  const pendingFiles = new Set<ErofsNode>(files);
-  if (pendingFiles.size !== files.length) throw new RangeError("a file is listed twice");
-  const treeNodes: ErofsNode[] = [];
-  const seen = new Set<ErofsNode>([root]);
-  const linkCounts = new Map<ErofsNode, number>();
-  const parents = new Map<ErofsDirectory, ErofsDirectory>();
+  const inodes = new Map<ErofsNode, Inode>();
+  const treeInodes: Inode[] = [];
   const mtimes = new Map<bigint, number>();
   const xattrs = new XattrTable();
-  const meet = (node: ErofsNode, name: string): void => {
+  const meet = (node: ErofsNode, name: string, parent: ErofsDirectory): Inode => {
     check(node, name);
     mtimes.set(node.metadata.mtimeNs, (mtimes.get(node.metadata.mtimeNs) ?? 0) + 1);
     if (node.metadata.xattrs.size > 0) xattrs.count(node.metadata.xattrs, printable(name));
-    if (node.kind !== "file") treeNodes.push(node);
-    else if (!pendingFiles.delete(node)) throw new RangeError(`the file ${printable(name)} is not listed`);
+    const inode = node.kind === "directory" ? new Inode(node, 2, parent) : new Inode(node, 1);
+    inodes.set(node, inode);
+    if (node.kind !== "file") treeInodes.push(inode);
+    return inode;
   };
-  meet(root, "/");
-  const pending: ErofsDirectory[] = [root];
-  for (let directory = pending.pop(); directory !== undefined; directory = pending.pop()) {
-    const below: ErofsDirectory[] = [];
+  const pending = [{ directory: root, inode: meet(root, "/", root) }];
+  for (let at = pending.pop(); at !== undefined; at = pending.pop()) {
+    const { directory, inode } = at;
+    const below: typeof pending = [];
     for (const name of [...directory.children.keys()].sort()) {
       const node = directory.children.get(name)?.node;
       if (node === undefined) continue;
       checkName(name);
-      if (seen.has(node)) {
-        if (node.kind === "directory") throw new RangeError(`the directory ${printable(name)} is in two places`);
-        linkCounts.set(node, (linkCounts.get(node) ?? 1) + 1);
-        continue;
+      const met = inodes.get(node);
+      if (met === undefined) {
+        const child = meet(node, name, directory);
+        if (node.kind === "directory") below.push({ directory: node, inode: child });
+      } else if (node.kind === "directory") {
+        throw new RangeError(`the directory ${printable(name)} is in two places`);
+      } else {
+        met.linkCount++;
       }
-      seen.add(node);
-      meet(node, name);
-      if (node.kind !== "directory") continue;
-      below.push(node);
-      parents.set(node, directory);
     }
-    linkCounts.set(directory, 2 + below.length);
+    inode.linkCount = 2 + below.length;
     pending.push(...below.toReversed());
   }
-  if (pendingFiles.size > 0) throw new RangeError(`${pendingFiles.size} listed files are not in the tree`);
+  const fileInodes = listedInodes(files, inodes);
+  if (fileInodes.length + treeInodes.length !== inodes.size) throw new RangeError("a file of the tree is not listed");
   xattrs.seal();
-  return { treeNodes, linkCounts, parents, commonMtimeNs: mostFrequent(mtimes), xattrs };
+  return { inodes, treeInodes, fileInodes, commonMtimeNs: mostFrequent(mtimes), xattrs };
+}
+
+function listedInodes(files: readonly ErofsFile[], inodes: ReadonlyMap<ErofsNode, Inode>): Inode[] {
+  const listed = new Set<ErofsNode>();
+  return files.map((file) => {
+    const inode = inodes.get(file);
+    if (inode === undefined) throw new RangeError("a listed file is not in the tree");
+    if (listed.has(file)) throw new RangeError("a file is listed twice");
+    listed.add(file);
+    return inode;
+  });
 }
 
 function mostFrequent(counts: ReadonlyMap<bigint, number>): bigint {

@@ -17,7 +17,8 @@ import {
 } from "./format.ts";
 import { pieces, storedRuns, writeChunkAddresses } from "./holes.ts";
 import { ImageFile } from "./image-file.ts";
-import { type Group, type Plan, type PlannedInode, planImage } from "./plan.ts";
+import { chunksOf, type Inode, namesOf, sizeOf } from "./inode.ts";
+import { type Group, type Plan, planImage } from "./plan.ts";
 import type { ErofsDirectory, ErofsFile } from "./tree.ts";
 
 export interface ErofsOptions {
@@ -65,7 +66,9 @@ class ImageWriter {
   readonly #content: ContentStream;
   readonly #signal: AbortSignal;
   /** The metadata of the group at hand. */
-  #metadata = Buffer.alloc(0);
+  #metadata: Buffer = Buffer.alloc(0);
+  /** Of the inode written last. */
+  #ordinal = 0;
 
   constructor(plan: Plan, image: ImageFile, content: ContentStream, signal: AbortSignal) {
     this.#plan = plan;
@@ -75,11 +78,11 @@ class ImageWriter {
   }
 
   async write(identity: string): Promise<void> {
-    const { rootNid, inodes, compactMtimeNs, blockCount, sharedXattrBlock, hasChunks, xattrs } = this.#plan;
+    const { rootNid, inodes, commonMtimeNs, blockCount, sharedXattrBlock, hasChunks, xattrs } = this.#plan;
     const inodeCount = inodes.size;
     const uuid = uuidOf(identity);
     await this.#image.write(
-      superblock({ rootNid, inodeCount, compactMtimeNs, blockCount, sharedXattrBlock, uuid, hasChunks }),
+      superblock({ rootNid, inodeCount, compactMtimeNs: commonMtimeNs, blockCount, sharedXattrBlock, uuid, hasChunks }),
       this.#signal,
     );
     for (const group of this.#plan.treeGroups) await this.#writeTreeGroup(group);
@@ -106,7 +109,7 @@ class ImageWriter {
         await this.#image.write(Buffer.from(node.target, "latin1"), this.#signal);
       }
       if (node.kind === "directory") {
-        const blocks = wholeBlocks(inode.sizeBytes) - (inode.layout === dataLayout.inline ? 1 : 0);
+        const blocks = wholeBlocks(sizeOf(inode)) - (inode.layout === dataLayout.inline ? 1 : 0);
         const data = Buffer.alloc(blocks * blockBytes);
         this.#writeDirectoryBlocks(inode, data, 0, inode.layout === dataLayout.inline ? "all but last" : "all");
         await this.#image.write(data, this.#signal);
@@ -121,9 +124,9 @@ class ImageWriter {
       const file = inode.node;
       if (file.kind !== "file") continue;
       const at = this.#writeInodeHead(inode, group, metadata);
-      const tailBytes = inode.layout === dataLayout.inline ? inode.sizeBytes % blockBytes : 0;
+      const tailBytes = inode.layout === dataLayout.inline ? file.sizeBytes % blockBytes : 0;
       if (file.data === undefined) {
-        await this.#content.toImage(this.#image, inode.sizeBytes - tailBytes);
+        await this.#content.toImage(this.#image, file.sizeBytes - tailBytes);
         if (tailBytes > 0) await this.#content.toBuffer(metadata, at, tailBytes);
       } else {
         await this.#writeRanges(inode, file, metadata, at);
@@ -134,9 +137,10 @@ class ImageWriter {
   }
 
   /** A file that is not all data: zeros between its ranges, or no blocks at all. */
-  async #writeRanges(inode: PlannedInode, file: ErofsFile, metadata: Buffer, at: number): Promise<void> {
-    const { detail, sizeBytes, layout, startBlock } = inode;
-    const chunks = detail !== undefined && "bits" in detail ? detail : undefined;
+  async #writeRanges(inode: Inode, file: ErofsFile, metadata: Buffer, at: number): Promise<void> {
+    const { layout, startBlock } = inode;
+    const { sizeBytes } = file;
+    const chunks = chunksOf(inode);
     if (chunks !== undefined) writeChunkAddresses(metadata, at, file, chunks, startBlock);
     const intervals = chunks === undefined ? [{ from: 0, to: sizeBytes }] : storedRuns(file, chunks.bits);
     const tailBytes = layout === dataLayout.inline ? sizeBytes % blockBytes : 0;
@@ -164,12 +168,13 @@ class ImageWriter {
   }
 
   /** Writes an inode and its attributes; returns where in the metadata its tail or its chunk addresses go. */
-  #writeInodeHead(inode: PlannedInode, group: Group, into: Buffer): number {
-    const { node, layout, extended, ordinal, linkCount, sizeBytes } = inode;
+  #writeInodeHead(inode: Inode, group: Group, into: Buffer): number {
+    const { node, layout, extended, linkCount } = inode;
     const { mode, uid, gid, mtimeNs, xattrs } = node.metadata;
     const at = (inode.nid - group.metadataBlock * slotsPerBlock) * slotBytes;
     const xattrBytes = this.#plan.xattrs.inodeBytes(xattrs);
-    const place = placeOf(inode);
+    const sizeBytes = sizeOf(inode);
+    const place = placeOf(inode, sizeBytes);
     const modeWithType = fileTypes[node.kind].modeBits | mode;
     writeInode(into, at, {
       extended,
@@ -179,7 +184,7 @@ class ImageWriter {
       linkCount,
       sizeBytes,
       place,
-      ordinal,
+      ordinal: ++this.#ordinal,
       uid,
       gid,
       mtimeNs,
@@ -189,10 +194,10 @@ class ImageWriter {
     return xattrsAt + xattrBytes;
   }
 
-  #writeDirectoryBlocks(inode: PlannedInode, into: Buffer, at: number, which: "all" | "all but last" | "last"): void {
-    const { node, detail } = inode;
-    if (node.kind !== "directory" || detail === undefined || !("names" in detail)) return;
-    const { names, parent } = detail;
+  #writeDirectoryBlocks(inode: Inode, into: Buffer, at: number, which: "all" | "all but last" | "last"): void {
+    const { node, parent = node } = inode;
+    if (node.kind !== "directory") return;
+    const names = namesOf(inode);
     const { starts } = directoryBlocks(names);
     const lookUp = (name: string) => {
       const found = name === "." ? node : name === ".." ? parent : node.children.get(name)?.node;
@@ -214,10 +219,11 @@ class ImageWriter {
   }
 }
 
-function placeOf(inode: PlannedInode): number {
-  const { node, detail, startBlock, sizeBytes } = inode;
+function placeOf(inode: Inode, sizeBytes: number): number {
+  const { node, startBlock } = inode;
   if (node.kind === "char" || node.kind === "block") return encodeDevice(node.deviceMajor, node.deviceMinor);
-  if (detail !== undefined && "bits" in detail) return detail.bits;
+  const chunks = chunksOf(inode);
+  if (chunks !== undefined) return chunks.bits;
   return sizeBytes >= blockBytes || (sizeBytes > 0 && inode.layout === dataLayout.plain) ? startBlock : nullAddress;
 }
 
