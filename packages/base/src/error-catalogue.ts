@@ -132,6 +132,14 @@ export const errorCatalogue = {
     nextStep: "Read the last console lines: the guest kernel gave up. With little memory, ask for more.",
   },
   GUEST_FAILED: { code: "failed_precondition", nextStep: "Correct the program or image as the message says." },
+  PROVENANCE_MISSING: {
+    code: "failed_precondition",
+    nextStep: "Build the image again: every root filesystem that builderd stores has its provenance attached.",
+  },
+  PROVENANCE_INVALID: {
+    code: "failed_precondition",
+    nextStep: "Build the image again; after a change of keys, list the earlier key in UNKEY_METALD_PROVENANCE_KEYS.",
+  },
   METERING_REFUSED: { code: "resource_exhausted", nextStep: "Give billaged room for its log, then boot the VM again." },
   // Certificates
   AUTHORITY_UNUSABLE: {
@@ -212,6 +220,14 @@ export const errorCatalogue = {
   IMAGE_NO_COMMAND: {
     code: "failed_precondition",
     nextStep: "Give the image an ENTRYPOINT or CMD, or deploy with a command.",
+  },
+  IMAGE_SIGNATURE_MISSING: {
+    code: "failed_precondition",
+    nextStep: "Sign the image with a key that the build policy lists, and push the signature beside it.",
+  },
+  IMAGE_SIGNATURE_INVALID: {
+    code: "failed_precondition",
+    nextStep: "Sign this very image again with a key that the build policy lists.",
   },
   IMAGE_USER_UNKNOWN: {
     code: "failed_precondition",
@@ -320,7 +336,10 @@ export const errorCatalogue = {
   TOO_MANY_BLOB_UPLOADS: { code: "resource_exhausted", nextStep: "Finish or cancel uploads that are open." },
   BLOB_RANGE_UNSATISFIABLE: { code: "out_of_range", nextStep: "Ask for a range within the blob's length." },
   DIGEST_INVALID: { code: "invalid_argument", nextStep: "Send the sha256 digest of exactly the bytes that are meant." },
-  MANIFEST_NOT_FOUND: { code: "not_found", nextStep: "Check the tag or digest; tags/list shows the tags that there are." },
+  MANIFEST_NOT_FOUND: {
+    code: "not_found",
+    nextStep: "Check the tag or digest; tags/list shows the tags that there are.",
+  },
   MANIFEST_INVALID: {
     code: "invalid_argument",
     nextStep: "Push an OCI or Docker schema 2 manifest, as current tools make them.",
@@ -371,6 +390,10 @@ export const errorCatalogue = {
   BLOB_STORE_REFUSED: {
     code: "failed_precondition",
     nextStep: "Check the endpoint, bucket, region and keys of assetmanagerd's S3 settings.",
+  },
+  BLOB_KEY_INVALID: {
+    code: "failed_precondition",
+    nextStep: "Give assetmanagerd the key that sealed its blobs: 32 bytes in base64, in a file of mode 0600.",
   },
   ASSET_STORE_FULL: { code: "resource_exhausted", nextStep: "Free space in assetmanagerd's data directory." },
   ASSET_STORE_BUSY: { code: "resource_exhausted", nextStep: "Try again when another upload has finished." },
