@@ -4,7 +4,16 @@ import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import * as fc from "fast-check";
 import { digestOf } from "../digest.ts";
-import { fails, type Handler, layer, listen, pull, serve, steppedClock } from "../testing/scripted-registry.ts";
+import {
+  fails,
+  type Handler,
+  layer,
+  listen,
+  pull,
+  serve,
+  steppedClock,
+  tokenRegistry,
+} from "../testing/scripted-registry.ts";
 
 const isLayer = (url: string | undefined): boolean => url?.endsWith(digestOf(layer)) === true;
 
@@ -84,6 +93,18 @@ for (const range of ["200", "416", "wrong start", "wrong size", "no header"] as 
     if (range !== "200") assert.equal(rangesOf(seen).at(-1), undefined);
   });
 }
+
+test("a token that ends while a layer is read is renewed, and the layer goes on", async (context) => {
+  const { host, seen } = await listen(
+    context,
+    tokenRegistry(1, () => true, breaking({ cuts: [50_000], range: "206" })),
+  );
+  assert.equal((await pull(context, host)).length, 1);
+  // Refused once without a token or with the last one, taken with a new one: for the first bytes, and for the others.
+  const ranges = rangesOf(seen).map((range) => range !== undefined);
+  assert.deepEqual(ranges, [false, false, true, true]);
+  assert.equal(seen.filter(({ url }) => url.startsWith("/token")).length, 4);
+});
 
 test("hostile: a blob that changed between two parts is refused", async (context) => {
   const other = Buffer.alloc(layer.length, "x");

@@ -23,29 +23,12 @@ import {
   pull,
   serve,
   steppedClock,
+  tokenRegistry,
 } from "../testing/scripted-registry.ts";
 import { isDenied } from "./address-guard.ts";
 
 const login = { username: "user", password: "pass word:1" };
 const basicLogin = `Basic ${Buffer.from("user:pass word:1").toString("base64")}`;
-
-/** A registry whose token server, under the same address, gives numbered tokens for `uses` requests each. */
-function tokenRegistry(uses: number, allowed: (authorization: string | undefined) => boolean): Handler {
-  let issued = 0;
-  let left = 0;
-  return (request, response) => {
-    const host = request.headers.host ?? "";
-    if (request.url === "/v2/") return serve(request, response);
-    if (request.url?.startsWith("/token") === true) {
-      if (!allowed(request.headers.authorization)) return void response.writeHead(401).end();
-      left = uses;
-      return void response.end(JSON.stringify({ token: `t${++issued}`, expires_in: 300 }));
-    }
-    if (request.headers.authorization === `Bearer t${issued}` && left-- > 0) return serve(request, response);
-    const challenge = `Bearer realm="http://${host}/token",service="svc",scope="repository:app:pull,push"`;
-    return void response.writeHead(401, { "www-authenticate": challenge }).end();
-  };
-}
 
 test("a token is fetched once, for pulling only, and serves the whole pull", async (context) => {
   const { host, seen } = await listen(

@@ -148,3 +148,25 @@ export function failFirst(count: number, fail: Handler): Handler {
     } else serve(request, response);
   };
 }
+
+/** A registry whose token server, under the same address, gives numbered tokens for `uses` requests each; `behind` answers those. */
+export function tokenRegistry(
+  uses: number,
+  allowed: (authorization: string | undefined) => boolean,
+  behind: Handler = serve,
+): Handler {
+  let issued = 0;
+  let left = 0;
+  return (request, response) => {
+    const host = request.headers.host ?? "";
+    if (request.url === "/v2/") return serve(request, response);
+    if (request.url?.startsWith("/token") === true) {
+      if (!allowed(request.headers.authorization)) return void response.writeHead(401).end();
+      left = uses;
+      return void response.end(JSON.stringify({ token: `t${++issued}`, expires_in: 300 }));
+    }
+    if (request.headers.authorization === `Bearer t${issued}` && left-- > 0) return behind(request, response);
+    const challenge = `Bearer realm="http://${host}/token",service="svc",scope="repository:app:pull,push"`;
+    return void response.writeHead(401, { "www-authenticate": challenge }).end();
+  };
+}

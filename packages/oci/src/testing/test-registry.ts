@@ -31,19 +31,46 @@ export interface TestRegistry extends AsyncDisposable {
 
 export interface TestRegistryOptions {
   readonly login?: boolean;
+  /** Files in PEM; without them it speaks plain http. */
+  readonly tls?: { readonly certificateFile: string; readonly keyFile: string };
+  /** Tokens of this server are taken, signed by a key whose certificate is in the file. */
+  readonly tokens?: {
+    readonly realm: string;
+    readonly service: string;
+    readonly issuer: string;
+    readonly certificateFile: string;
+  };
+  /** Directory of its blobs and tags, which stays: two registries may serve the same. Its own, removed at the end, without it. */
+  readonly storage?: string;
 }
 
-/** Starts Debian's registry server on a free loopback port, over plain http. */
+/** Starts Debian's registry server on a free loopback port. */
 export async function startTestRegistry(options: TestRegistryOptions = {}): Promise<TestRegistry> {
+  const { tls, tokens } = options;
   const directory = await mkdtemp(join(tmpdir(), "registry-"));
   const passwordFile = join(directory, "htpasswd");
   await writeFile(passwordFile, htpasswd);
   const config = {
     version: 0.1,
     log: { level: "info", formatter: "json", accesslog: { disabled: false } },
-    storage: { filesystem: { rootdirectory: join(directory, "data") }, delete: { enabled: true } },
-    http: { addr: "127.0.0.1:0" },
+    storage: { filesystem: { rootdirectory: options.storage ?? join(directory, "data") }, delete: { enabled: true } },
+    http: {
+      addr: "127.0.0.1:0",
+      ...(tls === undefined ? {} : { tls: { certificate: tls.certificateFile, key: tls.keyFile } }),
+    },
     ...(options.login === true ? { auth: { htpasswd: { realm: "test", path: passwordFile } } } : {}),
+    ...(tokens === undefined
+      ? {}
+      : {
+          auth: {
+            token: {
+              realm: tokens.realm,
+              service: tokens.service,
+              issuer: tokens.issuer,
+              rootcertbundle: tokens.certificateFile,
+            },
+          },
+        }),
   };
   const configFile = join(directory, "config.yml"); // JSON is YAML
   await writeFile(configFile, JSON.stringify(config));
