@@ -1,12 +1,14 @@
 import { rm } from "node:fs/promises";
-import { type BuildId, type Clock, ServiceError, type TenantId } from "@unkey/base";
-import type { Logger, Metrics } from "@unkey/daemon";
+import { type BuildId, type Clock, isServiceError, ServiceError, type TenantId } from "@unkey/base";
+import { everyMs, type Logger, type Metrics } from "@unkey/daemon";
 import type { RegistryCredentials } from "@unkey/oci";
 import type { BuildFeed } from "./build-feed.ts";
+import type { BuildQuotas } from "./build-quotas.ts";
 import type { BuildRunner } from "./build-runner.ts";
 import { type Build, failureOf } from "./domain/build.ts";
 import { isTerminal } from "./domain/build-state.ts";
-import type { BuildStore } from "./ports.ts";
+import { nextTurn, tenantPlaces } from "./domain/turns.ts";
+import type { BuildChange, BuildStore, RulesSource } from "./ports.ts";
 import { BuildMoved } from "./step-progress.ts";
 import type { UploadService } from "./upload-service.ts";
 
@@ -16,8 +18,12 @@ export interface BuildQueueDeps {
   readonly feed: BuildFeed;
   /** Its sweep removes what an ended build was made from. */
   readonly uploads: Pick<UploadService, "sweep">;
+  readonly quotas: Pick<BuildQuotas, "checkRunning">;
+  readonly rules: RulesSource;
   readonly concurrency: number;
   readonly buildTimeoutMs: number;
+  /** How often running builds are noted as alive and their tenants' minutes looked at. */
+  readonly beatMs?: number;
   readonly scratchDirectory: string;
   readonly clock: Clock;
   readonly log: Logger;
@@ -28,12 +34,14 @@ export interface BuildQueueDeps {
 
 /** A build that has taken the process down this often is not tried again. */
 const maxAttempts = 3;
+/** What a kill may lose of a build's counted time. */
+const defaultBeatMs = 5000;
 
 class Stopped extends Error {}
 class Cancelled extends Error {}
 
 /**
- * Runs pending builds, `concurrency` at a time, in the order in which they were asked for but fair to tenants. The rows are the queue: what is
+ * Runs pending builds, `concurrency` at a time, in the order in which they were asked for but fair to tenants (`nextTurn`). The rows are the queue: what is
  * held here is which of them wait or run in this process, and the logins, which are written nowhere. A build whose process
  * died starts over from its reference; one that was stopped by disposal is left as it is, for the next start.
  */
@@ -46,11 +54,14 @@ export class BuildQueue implements AsyncDisposable {
   >();
   readonly #credentials = new Map<BuildId, RegistryCredentials>();
   readonly #ended;
+  readonly #beats: AsyncDisposable;
   #stopped = false;
 
   constructor(deps: BuildQueueDeps) {
     this.#deps = deps;
     this.#ended = deps.metrics.counter("unkey_builds_total", "Builds that ended, by outcome and reason.");
+    const { log, beatMs = defaultBeatMs } = deps;
+    this.#beats = everyMs(beatMs, () => this.#beat(), { name: "running-builds", log });
   }
 
   /** Takes up what an earlier process left: call it once, before anything is enqueued. */
@@ -59,20 +70,24 @@ export class BuildQueue implements AsyncDisposable {
     // A tool of the dead process may write for another moment.
     await rm(scratchDirectory, { recursive: true, force: true, maxRetries: 5 });
     for (const build of await store.unfinished()) {
-      const { buildId, state, attempts, withCredentials } = build;
+      const { buildId, state, attempts, withCredentials, aliveAtMs } = build;
+      // Nobody was at it since: what came after counts neither as the step's time nor against the tenant's minutes.
+      const died = { stepEndedAtMs: Math.max(aliveAtMs, build.steps.at(-1)?.startedAtMs ?? 0) };
       if (withCredentials) {
         await this.#fail(
           build,
           new ServiceError("CREDENTIALS_LOST", "builderd restarted during the build and forgot the registry login"),
+          died,
         );
       } else if (attempts >= maxAttempts) {
         await this.#fail(
           build,
           new ServiceError("BUILD_INTERRUPTED", `builderd ended ${attempts} times during the build`),
+          died,
         );
       } else {
         if (state !== "pending") {
-          await store.advance(build, state, "requeue", {}, clock.nowMs());
+          await store.advance(build, state, "requeue", died, clock.nowMs());
           await store.log(build, "builderd restarted: the build starts over", clock.nowMs());
           log.info("build starts over", { buildId, state, attempts });
         }
@@ -100,6 +115,11 @@ export class BuildQueue implements AsyncDisposable {
       }
     }
     this.#credentials.delete(build.buildId);
+    const place = this.#waiting.findIndex(({ buildId }) => buildId === build.buildId);
+    if (place >= 0) {
+      this.#waiting.splice(place, 1);
+      await this.#freeUpload(build);
+    }
     const running = this.#running.get(build.buildId);
     running?.controller.abort(new Cancelled(`${build.buildId} was cancelled`));
     await running?.done;
@@ -116,6 +136,7 @@ export class BuildQueue implements AsyncDisposable {
     else this.#deps.abort.addEventListener("abort", cut, { once: true });
     await Promise.all([...this.#running.values()].map(({ done }) => done));
     this.#deps.abort.removeEventListener("abort", cut);
+    await this.#beats[Symbol.asyncDispose]();
   }
 
   #startNext(): void {
@@ -135,17 +156,18 @@ export class BuildQueue implements AsyncDisposable {
     }
   }
 
-  /** The oldest build among those whose tenants have the fewest running: nobody waits behind another's whole queue. */
   #takeNext(): Build | undefined {
-    const runningOf = (tenantId: TenantId) =>
-      [...this.#running.values()].filter((running) => running.tenantId === tenantId).length;
-    const counts = this.#waiting.map(({ tenantId }) => runningOf(tenantId));
-    const [next] = counts.length === 0 ? [] : this.#waiting.splice(counts.indexOf(Math.min(...counts)), 1);
-    return next;
+    const { concurrency, rules } = this.#deps;
+    const at = nextTurn(
+      this.#waiting.map(({ tenantId }) => tenantId),
+      [...this.#running.values()].map(({ tenantId }) => tenantId),
+      (tenantId) => tenantPlaces(concurrency, rules.rulesOf(tenantId).quota.concurrent),
+    );
+    return at === undefined ? undefined : this.#waiting.splice(at, 1)[0];
   }
 
   async #run(build: Build, controller: AbortController): Promise<void> {
-    const { store, runner, uploads, buildTimeoutMs, log } = this.#deps;
+    const { store, runner, buildTimeoutMs, log } = this.#deps;
     const { buildId, tenantId } = build;
     const timer = setTimeout(
       () =>
@@ -166,15 +188,36 @@ export class BuildQueue implements AsyncDisposable {
       );
     } finally {
       clearTimeout(timer);
-      if (build.request.source.kind === "upload") {
-        await uploads
-          .sweep()
-          .catch((error: unknown) => log.warn("an upload is left to the next sweep", { buildId, error }));
-      }
+      await this.#freeUpload(build);
     }
   }
 
-  async #fail(build: Build, error: unknown): Promise<void> {
+  /** What was built from is not needed any more; one that expired meanwhile neither. */
+  async #freeUpload({ buildId, request }: Build): Promise<void> {
+    const { uploads, log } = this.#deps;
+    if (request.source.kind !== "upload") return;
+    await uploads
+      .sweep()
+      .catch((error: unknown) => log.warn("an upload is left to the next sweep", { buildId, error }));
+  }
+
+  async #beat(): Promise<void> {
+    const { store, quotas, clock, log } = this.#deps;
+    if (this.#running.size === 0) return;
+    await store.setAlive([...this.#running.keys()], clock.nowMs());
+    const running = [...this.#running.values()];
+    for (const tenantId of new Set(running.map((build) => build.tenantId))) {
+      await quotas.checkRunning(tenantId).catch((error: unknown) => {
+        if (!isServiceError(error, "BUILD_QUOTA_EXCEEDED")) {
+          log.warn("a tenant's minutes could not be read", { tenantId, error });
+          return;
+        }
+        for (const build of running) if (build.tenantId === tenantId) build.controller.abort(error);
+      });
+    }
+  }
+
+  async #fail(build: Build, error: unknown, change: Pick<BuildChange, "stepEndedAtMs"> = {}): Promise<void> {
     const { store, clock, feed, log } = this.#deps;
     const { buildId, tenantId } = build;
     const failure = failureOf(error);
@@ -183,7 +226,7 @@ export class BuildQueue implements AsyncDisposable {
     const now = await store.get(tenantId, buildId);
     if (isTerminal(now.state)) return;
     await store.log(build, `failed: ${failure.message}`, clock.nowMs());
-    await store.advance(now, now.state, "fail", { failure }, clock.nowMs());
+    await store.advance(now, now.state, "fail", { ...change, failure }, clock.nowMs());
     this.#ended.inc({ outcome: "failed", reason: failure.reason });
     feed.changed(buildId);
   }

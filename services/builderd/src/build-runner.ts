@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { type Clock, formatBytes, type TenantId } from "@unkey/base";
 import type { Metrics } from "@unkey/daemon";
 import {
-  defaultImageLimits,
   fetchLayers,
   type ImageSource,
   type Platform,
@@ -19,17 +18,21 @@ import {
   type Build,
   type BuildResult,
   type BuildSource,
-  imageNameOf,
+  type RootfsRecipe,
+  rootfsIdentity,
   rootfsKey,
   rootfsLabels,
 } from "./domain/build.ts";
+import { type BuildPolicy, checkImageAllowed } from "./domain/policy.ts";
 import { commandOf, withHome } from "./domain/process.ts";
-import type { AssetRegistry, BuildStore } from "./ports.ts";
+import type { AssetRegistry, BuildStore, FetchQuota, RulesSource } from "./ports.ts";
 import { StepProgress } from "./step-progress.ts";
 
 export interface BuildRunnerDeps {
   readonly store: BuildStore;
   readonly assets: AssetRegistry;
+  readonly rules: RulesSource;
+  readonly fetchQuota: FetchQuota;
   readonly feed: BuildFeed;
   /** Where an image is read from. */
   readonly openImage: (source: BuildSource, options: OpenImageOptions) => ImageSource;
@@ -58,19 +61,24 @@ export class BuildRunner {
 
   /** Runs a pending build to its completion, or throws what fails it. Either way nothing of it is left on disk before. */
   async run(build: Build, credentials: RegistryCredentials | undefined, signal: AbortSignal): Promise<void> {
-    const { openImage, platform, store, feed } = this.#deps;
+    const { openImage, platform, store, feed, rules } = this.#deps;
     const { request, tenantId, buildId } = build;
     const progress = new StepProgress(this.#deps, build);
     try {
       await progress.move("pending", "pull");
+      // As they are now, not as they were when the build was asked for.
+      const { policy, policyDigest } = rules.rulesOf(tenantId);
+      checkImageAllowed(policy, request.source);
       const source = openImage(request.source, { credentials, plainHttp: request.plainHttp });
       const manifest = await resolveManifest(source, platform, signal);
-      await store.setImageDigest(build, manifest.digest);
-      await this.#say(build, `${imageNameOf(request.source)} is ${manifest.digest}`);
-      using _turn = await this.#turn(tenantId, rootfsKey(manifest.digest, build.platform), signal);
-      const cached = await this.#cached(build, manifest.digest, signal);
-      const result = cached ?? (await this.#make(progress, source, manifest, signal));
-      await this.#complete(progress, result, cached !== undefined);
+      const imageDigest = manifest.digest;
+      const recipe: RootfsRecipe = { imageDigest, platform: build.platform, format: request.format, policyDigest };
+      await store.setResolved(build, { imageDigest, policyDigest });
+      await this.#say(build, `${build.imageName} is ${imageDigest}`);
+      using _turn = await this.#turn(tenantId, rootfsKey(recipe), signal);
+      const cached = await this.#cached(build, recipe, signal);
+      const result = cached ?? (await this.#make(progress, source, manifest, recipe, policy, signal));
+      await this.#complete(progress, result, recipe, cached !== undefined);
     } finally {
       feed.clearProgress(buildId);
     }
@@ -80,11 +88,13 @@ export class BuildRunner {
     progress: StepProgress,
     source: ImageSource,
     manifest: ResolvedManifest,
+    recipe: RootfsRecipe,
+    policy: BuildPolicy,
     signal: AbortSignal,
   ): Promise<BuildResult> {
-    const { platform, assets, scratchDirectory } = this.#deps;
+    const { platform, assets, scratchDirectory, fetchQuota } = this.#deps;
     const { build } = progress;
-    const image = await resolveImage(source, manifest, platform, defaultImageLimits, signal);
+    const image = await resolveImage(source, manifest, platform, policy.limits, signal);
     const { argv, env, workingDir, stopSignal, exposedPorts, user } = image.config;
     commandOf(argv, build.request.argvOverride, source.name); // before any layer is fetched
     // Its own for each attempt: a tool of a process that died may still write into the last one.
@@ -92,10 +102,12 @@ export class BuildRunner {
     try {
       await mkdir(scratch, { recursive: true, mode: 0o700 });
       await this.#say(build, `fetching ${image.layers.length} layers, ${formatBytes(image.layerBytes)}`);
+      await fetchQuota.admitBytes(build, image.layerBytes);
+      let fetched = 0;
       const layers = await fetchLayers(source, image, scratch, {
         signal,
-        onBytes: (done) => progress.bytes(done, image.layerBytes),
-      });
+        onBytes: (done) => progress.bytes((fetched = done), image.layerBytes),
+      }).finally(() => fetchQuota.settleBytes(build, fetched));
 
       await progress.move("pulling", "extract");
       const imagePath = join(scratch, "rootfs.erofs");
@@ -103,8 +115,8 @@ export class BuildRunner {
         layers,
         scratchDirectory: scratch,
         imagePath,
-        identity: rootfsKey(manifest.digest, build.platform),
-        limits: defaultImageLimits,
+        identity: rootfsIdentity(recipe, policy.setuid),
+        limits: policy.limits,
         signal,
         onBytes: (done, total) => progress.bytes(done, total),
         onWriting: () => progress.move("extracting", "write"),
@@ -115,9 +127,9 @@ export class BuildRunner {
       const { uid, gid, groups, home } = resolveUser(user, facts.passwd, facts.group);
 
       await progress.move("writing", "register");
-      const { tenantId, platform: target } = build;
+      const { tenantId } = build;
       const asset = await assets.store(
-        { tenantId, name: source.name.slice(0, 255), path: imagePath, labels: rootfsLabels(manifest.digest, target) },
+        { tenantId, name: source.name.slice(0, 255), path: imagePath, labels: rootfsLabels(recipe) },
         signal,
         (done, total) => progress.bytes(done, total),
       );
@@ -125,6 +137,8 @@ export class BuildRunner {
         imageDigest: manifest.digest,
         rootfsAssetId: asset.assetId,
         rootfsBytes: asset.sizeBytes,
+        provenanceAssetId: "",
+        sbomAssetId: "",
         process: { argv, env: withHome(env, home), workingDir, uid, gid, groups, stopSignal, exposedPorts },
       };
     } finally {
@@ -132,19 +146,19 @@ export class BuildRunner {
     }
   }
 
-  async #complete(progress: StepProgress, result: BuildResult, cacheHit: boolean): Promise<void> {
+  async #complete(progress: StepProgress, result: BuildResult, recipe: RootfsRecipe, cacheHit: boolean): Promise<void> {
     const { build } = progress;
     const { process, rootfsAssetId, rootfsBytes } = result;
-    const argv = commandOf(process.argv, build.request.argvOverride, imageNameOf(build.request.source));
+    const argv = commandOf(process.argv, build.request.argvOverride, build.imageName);
     await this.#say(build, `${cacheHit ? "found" : "stored"} ${rootfsAssetId}, ${formatBytes(rootfsBytes)}`);
     await progress.move(cacheHit ? "pulling" : "registering", "complete", {
-      completion: { result, process: { ...process, argv }, cacheHit },
+      completion: { result, rootfsKey: rootfsKey(recipe), process: { ...process, argv }, cacheHit },
     });
   }
 
-  async #cached(build: Build, imageDigest: string, signal: AbortSignal): Promise<BuildResult | undefined> {
+  async #cached(build: Build, recipe: RootfsRecipe, signal: AbortSignal): Promise<BuildResult | undefined> {
     const { store, assets } = this.#deps;
-    const key = rootfsKey(imageDigest, build.platform);
+    const key = rootfsKey(recipe);
     const cached = await store.findResult(build.tenantId, key);
     if (cached === undefined) return undefined;
     if (await assets.isAvailable(build.tenantId, cached.rootfsAssetId, signal)) return cached;

@@ -2,7 +2,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { BuilderService } from "@unkey/api/builder";
-import { systemClock } from "@unkey/base";
+import { ServiceError, systemClock } from "@unkey/base";
 import { type DaemonContext, everyMs } from "@unkey/daemon";
 import {
   formatPlatform,
@@ -16,23 +16,27 @@ import {
 import { openSqlite } from "@unkey/sql";
 import { migrations } from "./adapters/schema.ts";
 import { SqlBuildStore } from "./adapters/sql-build-store.ts";
+import { SqlQuotaStore } from "./adapters/sql-quota-store.ts";
 import { SqlUploadStore } from "./adapters/sql-upload-store.ts";
 import { BuildFeed } from "./build-feed.ts";
 import { BuildQueue } from "./build-queue.ts";
+import { BuildQuotas } from "./build-quotas.ts";
 import { BuildRunner, type OpenImageOptions } from "./build-runner.ts";
 import type { Config } from "./config.ts";
 import type { BuildSource } from "./domain/build.ts";
 import { builderHandlers } from "./handlers.ts";
-import type { AssetRegistry, BuildLimits } from "./ports.ts";
+import type { AssetRegistry, BuildLimits, RulesSource } from "./ports.ts";
 import { BuildService } from "./service.ts";
 import { UploadService } from "./upload-service.ts";
 
 const sweepIntervalMs = 60_000;
+const pruneIntervalMs = 3_600_000;
 /** Rows that may wait: enough for a busy day's burst, few enough that the last one's turn comes. */
 const defaultLimits: BuildLimits = { unfinished: 256, unfinishedPerTenant: 32 };
 
 export interface BuilderParts {
   readonly assets: AssetRegistry;
+  readonly rules: RulesSource;
   /** Replaced by tests that need it to fail or hang. */
   readonly writeRootfs?: typeof writeRootfs;
   readonly limits?: BuildLimits;
@@ -44,7 +48,7 @@ export interface Builder extends AsyncDisposable {
 
 /** Everything of builderd but its place on the network. Disposal waits for builds that run, until the abort signal. */
 export async function openBuilder(
-  config: Omit<Config, "rpc" | "assetManager">,
+  config: Omit<Config, "rpc" | "assetManager" | "policyFile">,
   context: Pick<DaemonContext, "log" | "metrics" | "abort" | "stopping">,
   parts: BuilderParts,
 ): Promise<Builder> {
@@ -68,17 +72,27 @@ export async function openBuilder(
     clock,
     log,
   });
-  const openImage = (source: BuildSource, { credentials, plainHttp }: OpenImageOptions): ImageSource =>
-    source.kind === "upload"
-      ? new LayoutImage(uploads.directoryOf(source.uploadId), `the image of ${source.uploadId}`)
-      : registries.image(parseImageReference(source.reference), {
+  const openImage = (source: BuildSource, { credentials, plainHttp }: OpenImageOptions): ImageSource => {
+    switch (source.kind) {
+      case "upload":
+        return new LayoutImage(uploads.directoryOf(source.uploadId), `the image of ${source.uploadId}`);
+      case "pushed":
+        throw new ServiceError("UNIMPLEMENTED", "images pushed to the platform cannot be built from yet");
+      case "reference":
+        return registries.image(parseImageReference(source.reference), {
           plainHttp,
           ...(credentials === undefined ? {} : { credentials }),
         });
+    }
+  };
   const feed = new BuildFeed();
+  const { rules } = parts;
+  const quotas = new BuildQuotas({ store: new SqlQuotaStore(sql), rules, clock });
   const runner = new BuildRunner({
     store,
     assets: parts.assets,
+    rules,
+    fetchQuota: quotas,
     feed,
     openImage,
     writeRootfs: parts.writeRootfs ?? writeRootfs,
@@ -93,6 +107,8 @@ export async function openBuilder(
       runner,
       feed,
       uploads,
+      quotas,
+      rules,
       concurrency,
       buildTimeoutMs,
       scratchDirectory,
@@ -107,12 +123,17 @@ export async function openBuilder(
   const service = new BuildService({
     store,
     queue,
+    quotas,
+    rules,
     feed,
     platform: formatPlatform(platform),
     limits: parts.limits ?? defaultLimits,
+    retention: { keptMs: config.retentionMs, keptPerTenant: config.keptPerTenant },
     clock,
+    log,
     stopping,
   });
+  stack.use(everyMs(pruneIntervalMs, () => service.prune(), { name: "retention", log, atStart: true }));
   const owned = stack.move();
   return {
     routes: (router) => void router.service(BuilderService, builderHandlers(service, uploads)),

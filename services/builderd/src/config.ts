@@ -7,11 +7,17 @@ export interface Config {
   /** Holds `builderd.db`, `uploads/` and `scratch/`. A build needs about three times its image there. */
   readonly dataDir: string;
   readonly assetManager: Address;
-  /** Builds that run at once. */
+  /** Builds that run at once; one tenant leaves a place to others when there is more than one. */
   readonly concurrency: number;
   readonly buildTimeoutMs: number;
   readonly uploadMaxBytes: number;
   readonly uploadLifetimeMs: number;
+  /** The operator's build policy; the defaults hold without one. */
+  readonly policyFile: string | undefined;
+  /** Builds and their logs are removed so long after their end. */
+  readonly retentionMs: number;
+  /** Ended builds beyond so many newer ones of their tenant are removed sooner, but not on their day. */
+  readonly keptPerTenant: number;
   /** `host[:port]` of registries, beside those on loopback, that may be spoken to without TLS. */
   readonly plainHttpRegistries: readonly string[];
 }
@@ -21,10 +27,17 @@ export function readConfig(settings: Settings): Config {
     rpc: readRpcSettings(settings, { defaultPort: 8082 }),
     dataDir: settings.path("DATA_DIR"),
     assetManager: settings.address("ASSETMANAGERD_ADDRESS"),
-    concurrency: settings.int("CONCURRENCY", { min: 1, max: 64, default: 2 }),
+    concurrency: settings.int("CONCURRENCY", { min: 1, max: 64, default: 3 }),
     buildTimeoutMs: settings.durationMs("BUILD_TIMEOUT", { min: 1000, max: 86_400_000, default: 20 * 60_000 }),
     uploadMaxBytes: settings.bytes("UPLOAD_MAX", { min: mib, max: 1024 * gib, default: 8 * gib }),
     uploadLifetimeMs: settings.durationMs("UPLOAD_LIFETIME", { min: 60_000, max: 86_400_000, default: 3_600_000 }),
+    policyFile: settings.path("POLICY", { default: undefined }),
+    retentionMs: settings.durationMs("RETENTION", {
+      min: 86_400_000,
+      max: 3650 * 86_400_000,
+      default: 30 * 86_400_000,
+    }),
+    keptPerTenant: settings.int("KEEP_BUILDS", { min: 1, max: 1_000_000, default: 1000 }),
     plainHttpRegistries: settings.list("PLAIN_HTTP_REGISTRIES", { default: [] }),
   };
 }

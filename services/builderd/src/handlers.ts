@@ -11,8 +11,10 @@ import {
   type UploadImageRequest,
 } from "@unkey/api/builder";
 import { type BuildId, parseId, ServiceError, type TenantId } from "@unkey/base";
+import { isDigest } from "@unkey/oci";
 import type { Build, BuildSource } from "./domain/build.ts";
 import type { BuildState } from "./domain/build-state.ts";
+import { dayEndMs, minutesUsed } from "./domain/quota.ts";
 import type { BuildService } from "./service.ts";
 import type { UploadService } from "./upload-service.ts";
 
@@ -50,9 +52,10 @@ export function builderHandlers(service: BuildService, uploads: UploadService): 
       for await (const build of service.watch(...idsOf(tenantId, buildId), context.signal)) yield buildMessage(build);
     },
 
-    async *streamBuildLogs({ tenantId, buildId, follow }, context) {
-      for await (const { atMs, text } of service.logs(...idsOf(tenantId, buildId), follow, context.signal)) {
-        yield { atMs: BigInt(atMs), text };
+    async *streamBuildLogs({ tenantId, buildId, follow, afterSequence }, context) {
+      const from = { follow, afterSequence: Number(afterSequence) };
+      for await (const { atMs, text, sequence } of service.logs(...idsOf(tenantId, buildId), from, context.signal)) {
+        yield { atMs: BigInt(atMs), text, sequence: BigInt(sequence) };
       }
     },
 
@@ -60,9 +63,30 @@ export function builderHandlers(service: BuildService, uploads: UploadService): 
 
     async uploadImage(requests) {
       const { header, chunks } = await splitUpload(requests);
-      const upload = await uploads.receive(parseId("tenant", header.tenantId, "tenant_id"), header.digest, chunks);
+      const tenantId = parseId("tenant", header.tenantId, "tenant_id");
+      const upload = await uploads.receive({ tenantId, name: header.name, expectedDigest: header.digest }, chunks);
       const { uploadId, digest, sizeBytes, expiresAtMs } = upload;
       return { uploadId, digest, sizeBytes: BigInt(sizeBytes), expiresAtMs: BigInt(expiresAtMs) };
+    },
+
+    async discardUpload({ tenantId, uploadId }) {
+      await uploads.discard(parseId("tenant", tenantId, "tenant_id"), parseId("upload", uploadId, "upload_id"));
+      return {};
+    },
+
+    async getBuildQuota({ tenantId }) {
+      const { quota, used, today } = await service.quota(parseId("tenant", tenantId, "tenant_id"));
+      return {
+        concurrentLimit: quota.concurrent,
+        concurrentUsed: used.running,
+        dailyLimit: quota.buildsPerDay,
+        dailyUsed: used.builds,
+        dailyBytesLimit: BigInt(quota.bytesPerDay),
+        dailyBytesUsed: BigInt(used.bytes),
+        dailyMinutesLimit: quota.minutesPerDay,
+        dailyMinutesUsed: minutesUsed(used),
+        resetsAtMs: BigInt(dayEndMs(today.nowMs)),
+      };
     },
   };
 }
@@ -72,21 +96,16 @@ function idsOf(tenantId: string, buildId: string): [TenantId, BuildId] {
 }
 
 function startOf(request: BuildImageRequest) {
-  if (request.format === RootfsFormat.EXT4) {
-    throw new ServiceError(
-      "UNIMPLEMENTED",
-      "root filesystems are written as EROFS; ext4 is not offered by this release",
-    );
-  }
   const source = sourceOf(request.image);
   const { username, password } = request.credentials ?? { username: "", password: "" };
-  const anonymous = source.kind === "upload" || (username === "" && password === "");
+  const anonymous = source.kind !== "reference" || (username === "" && password === "");
   return {
     tenantId: parseId("tenant", request.tenantId, "tenant_id"),
     idempotencyKey: request.idempotencyKey,
     request: {
       source,
       plainHttp: request.insecureRegistry,
+      format: request.format === RootfsFormat.EXT4 ? ("ext4" as const) : ("erofs" as const),
       argvOverride: request.argvOverride,
     },
     credentials: anonymous ? undefined : { username, password },
@@ -99,6 +118,11 @@ function sourceOf(image: ImageSource | undefined): BuildSource {
       return { kind: "reference", reference: image.source.value };
     case "uploadId":
       return { kind: "upload", uploadId: parseId("upload", image.source.value, "image.upload_id") };
+    case "pushed": {
+      const { repository, tagOrDigest } = image.source.value;
+      if (!isDigest(tagOrDigest)) throw new ServiceError("INVALID_REQUEST", "image.pushed.tag_or_digest: is no digest");
+      return { kind: "pushed", repository, digest: tagOrDigest };
+    }
     default:
       throw new ServiceError("INVALID_REQUEST", "image: name a reference or an upload");
   }
@@ -123,17 +147,20 @@ async function splitUpload(
 
 function buildMessage(build: Build) {
   const { request, process, failure } = build;
-  const { source } = request;
   const fields: MessageInitShape<typeof BuildSchema> = {
     buildId: build.buildId,
     tenantId: build.tenantId,
     state: protoStates[build.state],
-    image: source.kind === "upload" ? source.uploadId : source.reference,
+    image: build.imageName,
     imageDigest: build.imageDigest,
+    policyDigest: build.policyDigest,
+    format: request.format === "ext4" ? RootfsFormat.EXT4 : RootfsFormat.EROFS,
     cacheHit: build.cacheHit,
     rootfsAssetId: build.rootfsAssetId,
     platform: build.platform,
     rootfsBytes: BigInt(build.rootfsBytes),
+    provenanceAssetId: build.provenanceAssetId,
+    sbomAssetId: build.sbomAssetId,
     steps: build.steps.map((step) => ({
       state: protoStates[step.state],
       startedAtMs: BigInt(step.startedAtMs),

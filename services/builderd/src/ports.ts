@@ -2,7 +2,9 @@ import type { PackageList } from "@unkey/attest";
 import type { AssetId, BuildId, TenantId, UploadId } from "@unkey/base";
 import type { Build, BuildFailure, BuildRequest, BuildResult } from "./domain/build.ts";
 import type { BuildEvent, BuildState } from "./domain/build-state.ts";
+import type { BuildPolicy } from "./domain/policy.ts";
 import type { BuildProcess } from "./domain/process.ts";
+import type { BuildQuota, QuotaUse } from "./domain/quota.ts";
 
 export interface NewBuild {
   readonly buildId: BuildId;
@@ -16,15 +18,18 @@ export interface NewBuild {
 
 /** What changes in a build as it moves to another state. */
 export interface BuildChange {
-  readonly imageDigest?: string;
   readonly failure?: BuildFailure;
   readonly completion?: {
     readonly result: BuildResult;
+    /** Where the cache keeps the result. */
+    readonly rootfsKey: string;
     readonly process: BuildProcess;
     readonly cacheHit: boolean;
   };
   /** Of the step that ends. */
   readonly bytes?: StepBytes;
+  /** When the step ended, where that was before now: its process had died. */
+  readonly stepEndedAtMs?: number;
 }
 
 export interface StepBytes {
@@ -44,13 +49,37 @@ export interface BuildLimits {
   readonly unfinished: number;
 }
 
+/** Throws when a tenant that has used so much today may have no more. */
+export interface Admission {
+  readonly today: Today;
+  readonly check: (used: QuotaUse) => void;
+}
+
+/** A day in UTC, up to now. */
+export interface Today {
+  readonly startMs: number;
+  readonly nowMs: number;
+}
+
+export interface Retention {
+  readonly endedBeforeMs: number;
+  readonly keptPerTenant: number;
+  /** Builds that ended from here on stay in any case: quotas count them. */
+  readonly todayMs: number;
+}
+
 /** Keeps builds, their logs and the cache of results. What has been answered survives the process. */
 export interface BuildStore {
   /**
    * The build of that tenant and key, made if there is none yet; `created` tells which. Throws IDEMPOTENCY_KEY_REUSED
-   * when the key stands for another request, BUILD_QUEUE_FULL over a limit.
+   * when the key stands for another request, BUILD_QUEUE_FULL over a limit, and whatever `admit` throws at what the tenant
+   * has used: it is asked in the same transaction, for new builds only.
    */
-  create(build: NewBuild, limits: BuildLimits): Promise<{ readonly build: Build; readonly created: boolean }>;
+  create(
+    build: NewBuild,
+    limits: BuildLimits,
+    admit?: Admission,
+  ): Promise<{ readonly build: Build; readonly created: boolean }>;
   /** Throws BUILD_NOT_FOUND. */
   get(tenantId: TenantId, buildId: BuildId): Promise<Build>;
   /** Newest first, before `beforeId` when that is not empty. */
@@ -59,7 +88,11 @@ export interface BuildStore {
   unfinished(): Promise<Build[]>;
   /** Moves a build from `from`; false when it is no longer there: somebody else has moved it. */
   advance(build: Build, from: BuildState, event: BuildEvent, change: BuildChange, nowMs: number): Promise<boolean>;
-  setImageDigest(build: Build, imageDigest: string): Promise<void>;
+  setResolved(build: Build, resolved: Pick<Build, "imageDigest" | "policyDigest">): Promise<void>;
+  /** The process that runs these builds lives. */
+  setAlive(buildIds: readonly BuildId[], nowMs: number): Promise<void>;
+  /** Removes builds, logs and results that have had their time; answers how many builds. */
+  prune(retention: Retention): Promise<number>;
   findResult(tenantId: TenantId, rootfsKey: string): Promise<BuildResult | undefined>;
   forgetResult(tenantId: TenantId, rootfsKey: string): Promise<void>;
   /** Adds a line; past the last line that a build may have, nothing. */
@@ -67,9 +100,21 @@ export interface BuildStore {
   readLog(build: Build, afterSequence: number, limit: number): Promise<LogLine[]>;
 }
 
+/** Reads off the rows what tenants have used. */
+export interface QuotaStore {
+  /** Running builds count up to now. */
+  used(tenantId: TenantId, today: Today): Promise<QuotaUse>;
+  /** Writes down bytes that the build's attempt will fetch, unless the admission throws, in one transaction. */
+  admitFetch(build: Build, bytes: number, admission: Admission): Promise<void>;
+  /** Corrects them to what was fetched. */
+  settleFetch(build: Build, bytes: number): Promise<void>;
+}
+
 export interface Upload {
   readonly uploadId: UploadId;
   readonly tenantId: TenantId;
+  /** Its file's; may be empty. */
+  readonly name: string;
   readonly digest: string;
   readonly sizeBytes: number;
   readonly expiresAtMs: number;
@@ -80,6 +125,8 @@ export interface UploadStore {
   /** Throws UPLOAD_LIMIT_REACHED when the tenant holds `maxPerTenant` already. */
   add(upload: Upload, maxPerTenant: number): Promise<void>;
   ids(): Promise<Set<string>>;
+  /** Lets an upload expire now; one that an unfinished build reads goes with that build. */
+  expire(tenantId: TenantId, uploadId: UploadId): Promise<void>;
   /** Forgets uploads that have expired or were built from, except those that an unfinished build reads; answers their ids. */
   removeSpent(nowMs: number): Promise<UploadId[]>;
 }
@@ -89,6 +136,29 @@ export interface RootfsFile {
   readonly name: string;
   readonly path: string;
   readonly labels: Readonly<Record<string, string>>;
+}
+
+/** What holds for a tenant now. */
+export interface BuildRules {
+  readonly policy: BuildPolicy;
+  readonly policyDigest: string;
+  readonly quota: BuildQuota;
+}
+
+/** What the operator has laid down. */
+export interface RulesSource {
+  rulesOf(tenantId: TenantId): BuildRules;
+}
+
+/** Bytes of layers that a build fetches count against its tenant's quota. */
+export interface FetchQuota {
+  /**
+   * Call it once an attempt knows from the manifest what it will fetch, before it does; layers of the cache do not count. Throws
+   * BUILD_QUOTA_EXCEEDED.
+   */
+  admitBytes(build: Build, bytes: number): Promise<void>;
+  /** Call it when the attempt's fetching has ended, however it did, with what has been fetched. */
+  settleBytes(build: Build, bytes: number): Promise<void>;
 }
 
 /** Where root filesystems go. */

@@ -1,19 +1,27 @@
 import { type BuildId, type Clock, newId, ServiceError, type TenantId } from "@unkey/base";
-import { parseImageReference, type RegistryCredentials } from "@unkey/oci";
+import type { Logger } from "@unkey/daemon";
+import type { RegistryCredentials } from "@unkey/oci";
 import type { BuildFeed } from "./build-feed.ts";
 import type { BuildQueue } from "./build-queue.ts";
+import type { BuildQuotas } from "./build-quotas.ts";
 import type { Build, BuildRequest } from "./domain/build.ts";
 import { isTerminal } from "./domain/build-state.ts";
-import type { BuildLimits, BuildStore, LogLine } from "./ports.ts";
+import { checkImageAllowed, policyNameOf } from "./domain/policy.ts";
+import { type BuildQuota, dayStartMs, type QuotaUse } from "./domain/quota.ts";
+import type { BuildLimits, BuildStore, LogLine, RulesSource, Today } from "./ports.ts";
 
 export interface BuildServiceDeps {
   readonly store: BuildStore;
   readonly queue: BuildQueue;
+  readonly quotas: BuildQuotas;
+  readonly rules: RulesSource;
   readonly feed: BuildFeed;
   /** What builds are made for, as `os/architecture`. */
   readonly platform: string;
   readonly limits: BuildLimits;
+  readonly retention: { readonly keptMs: number; readonly keptPerTenant: number };
   readonly clock: Clock;
+  readonly log: Logger;
   /** Aborted when the daemon stops: ends those who watch. */
   readonly stopping: AbortSignal;
 }
@@ -34,12 +42,13 @@ export class BuildService {
     this.#deps = deps;
   }
 
-  /** Starts a build, or answers the one that the key stands for. Throws what `BuildStore.create` throws. */
+  /** Starts a build, or answers the one that the key stands for. Throws what `BuildStore.create` throws, BUILD_QUOTA_EXCEEDED, IMAGE_NOT_ALLOWED. */
   async build({ tenantId, idempotencyKey, request, credentials }: StartBuild): Promise<Build> {
-    const { store, queue, platform, limits, clock, stopping } = this.#deps;
+    const { store, queue, quotas, rules, platform, limits, clock, stopping } = this.#deps;
     if (stopping.aborted) throw new ServiceError("SHUTTING_DOWN", "builderd is stopping");
     const nowMs = clock.nowMs();
-    if (request.source.kind === "reference") parseImageReference(request.source.reference);
+    policyNameOf(request.source); // a malformed reference is refused before anything else
+    const { today, check } = quotas.admissionOf(tenantId);
     const wanted = {
       buildId: newId("build", nowMs),
       tenantId,
@@ -49,7 +58,13 @@ export class BuildService {
       platform,
       nowMs,
     };
-    const { build, created } = await store.create(wanted, limits);
+    const { build, created } = await store.create(wanted, limits, {
+      today,
+      check: (used) => {
+        checkImageAllowed(rules.rulesOf(tenantId).policy, request.source);
+        check(used);
+      },
+    });
     if (created) queue.enqueue(build, credentials);
     return this.#live(build);
   }
@@ -73,10 +88,15 @@ export class BuildService {
     }
   }
 
-  /** The build's log from its beginning; with `follow` until the build has ended. */
-  async *logs(tenantId: TenantId, buildId: BuildId, follow: boolean, signal: AbortSignal): AsyncGenerator<LogLine> {
+  /** The build's log after a line, 0 for all of it; with `follow` until the build has ended. */
+  async *logs(
+    tenantId: TenantId,
+    buildId: BuildId,
+    { follow, afterSequence }: { readonly follow: boolean; readonly afterSequence: number },
+    signal: AbortSignal,
+  ): AsyncGenerator<LogLine> {
     using watch = this.#deps.feed.watch(buildId);
-    let read = 0;
+    let read = afterSequence;
     for (;;) {
       // Looked at before the lines: what is written until the end is then read in any case.
       const build = await this.#deps.store.get(tenantId, buildId);
@@ -98,6 +118,22 @@ export class BuildService {
     const { store, queue } = this.#deps;
     await queue.cancel(await store.get(tenantId, buildId));
     return this.get(tenantId, buildId);
+  }
+
+  quota(tenantId: TenantId): Promise<{ readonly quota: BuildQuota; readonly used: QuotaUse; readonly today: Today }> {
+    return this.#deps.quotas.of(tenantId);
+  }
+
+  /** Removes builds and results that have had their time. It takes no hint: a crash is finished by the next pass. */
+  async prune(): Promise<void> {
+    const { store, retention, clock, log } = this.#deps;
+    const nowMs = clock.nowMs();
+    const builds = await store.prune({
+      endedBeforeMs: nowMs - retention.keptMs,
+      keptPerTenant: retention.keptPerTenant,
+      todayMs: dayStartMs(nowMs),
+    });
+    if (builds > 0) log.info("builds removed", { builds });
   }
 
   async #next(watch: { next(signal: AbortSignal): Promise<void> }, signal: AbortSignal): Promise<void> {

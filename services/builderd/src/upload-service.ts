@@ -16,6 +16,13 @@ export interface UploadServiceDeps {
   readonly log: Logger;
 }
 
+export interface NewUpload {
+  readonly tenantId: TenantId;
+  /** Its file's. */
+  readonly name: string;
+  readonly expectedDigest: string;
+}
+
 /** An upload that sends nothing for so long is given up: it holds one of the few places. */
 const silenceMs = 60_000;
 const maxAtOnce = 8;
@@ -35,8 +42,8 @@ export class UploadService {
     this.#deps = deps;
   }
 
-  /** `expectedDigest` may be empty. Throws IMAGE_ARCHIVE_INVALID, IMAGE_DIGEST_MISMATCH, IMAGE_TOO_LARGE, UPLOAD_LIMIT_REACHED. */
-  async receive(tenantId: TenantId, expectedDigest: string, chunks: AsyncIterable<Uint8Array>): Promise<Upload> {
+  /** The name and `expectedDigest` may be empty. Throws IMAGE_ARCHIVE_INVALID, IMAGE_DIGEST_MISMATCH, IMAGE_TOO_LARGE, UPLOAD_LIMIT_REACHED. */
+  async receive({ tenantId, name, expectedDigest }: NewUpload, chunks: AsyncIterable<Uint8Array>): Promise<Upload> {
     const { store, clock, maxBytes, lifetimeMs, silenceMs: silenceLimitMs = silenceMs } = this.#deps;
     if (this.#receiving.size >= maxAtOnce) {
       throw new ServiceError("UPLOAD_LIMIT_REACHED", `${maxAtOnce} uploads are under way`);
@@ -71,7 +78,7 @@ export class UploadService {
           `the archive has the digest ${found} instead of ${expectedDigest}`,
         );
       }
-      const upload = { uploadId, tenantId, digest: found, sizeBytes, expiresAtMs: clock.nowMs() + lifetimeMs };
+      const upload = { uploadId, tenantId, name, digest: found, sizeBytes, expiresAtMs: clock.nowMs() + lifetimeMs };
       await store.add(upload, maxPerTenant);
       return upload;
     } catch (error) {
@@ -80,6 +87,12 @@ export class UploadService {
     } finally {
       this.#receiving.delete(uploadId);
     }
+  }
+
+  /** Removes what will not be built from; a build under way keeps it until its end. */
+  async discard(tenantId: TenantId, uploadId: UploadId): Promise<void> {
+    await this.#deps.store.expire(tenantId, uploadId);
+    await this.sweep();
   }
 
   directoryOf(uploadId: UploadId): string {

@@ -76,7 +76,7 @@ async function ended(builder: Builder, buildId: string): Promise<Build> {
 
 test("as many builds run at once as are allowed, in the order in which they were asked for", async (context) => {
   const writer = gatedWriter();
-  const builder = await startBuilder(context, { concurrency: 2, writeRootfs: writer.write });
+  const builder = await startBuilder(context, { concurrency: 3, writeRootfs: writer.write });
   const ids = [];
   for (const uploadId of await images(context, builder, 4)) ids.push(await start(builder, uploadId));
   await writer.entered(2);
@@ -150,7 +150,7 @@ test("a build that waits is cancelled before it begins", async (context) => {
 
 test("a build that waits for another of the same image is cancelled at once", async (context) => {
   const writer = gatedWriter();
-  const builder = await startBuilder(context, { concurrency: 2, writeRootfs: writer.write });
+  const builder = await startBuilder(context, { concurrency: 3, writeRootfs: writer.write });
   const [uploadId = ""] = await images(context, builder, 1);
   await start(builder, uploadId);
   await writer.entered(1);

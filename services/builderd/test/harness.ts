@@ -11,6 +11,7 @@ import { newId, systemClock, type TenantId } from "@unkey/base";
 import { createLogger, Metrics } from "@unkey/daemon";
 import { exportLayoutArchive } from "@unkey/oci";
 import { inMemoryClient } from "@unkey/rpc";
+import { PolicyFile } from "../src/adapters/policy-file.ts";
 import { RpcAssetRegistry } from "../src/adapters/rpc-asset-registry.ts";
 import { type BuilderParts, openBuilder } from "../src/builder.ts";
 import { MemoryAssets } from "./memory-assets.ts";
@@ -23,12 +24,13 @@ export const needsRootfs: false | string =
       ? false
       : "erofs-utils is not installed";
 
-export interface BuilderOptions extends Partial<Omit<BuilderParts, "assets">> {
+export interface BuilderOptions extends Partial<Omit<BuilderParts, "assets" | "rules">> {
   readonly directory?: string;
   readonly concurrency?: number;
   readonly buildTimeoutMs?: number;
   readonly uploadMaxBytes?: number;
   readonly uploadLifetimeMs?: number;
+  readonly policyFile?: string;
 }
 
 export type Builder = Awaited<ReturnType<typeof startBuilder>>;
@@ -46,11 +48,13 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
   const builder = await openBuilder(
     {
       dataDir: directory,
-      concurrency: options.concurrency ?? 2,
+      concurrency: options.concurrency ?? 3,
       buildTimeoutMs: options.buildTimeoutMs ?? 60_000,
       uploadMaxBytes: options.uploadMaxBytes ?? 1 << 26,
       uploadLifetimeMs: options.uploadLifetimeMs ?? 60_000,
       plainHttpRegistries: [],
+      retentionMs: 30 * 86_400_000,
+      keptPerTenant: 1000,
     },
     {
       log: createLogger({ level: "trace", write: (line) => lines.push(line) }),
@@ -59,6 +63,7 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
       abort: abort.signal,
     },
     {
+      rules: new PolicyFile(options.policyFile, createLogger({ level: "trace", write: (line) => lines.push(line) })),
       assets: new RpcAssetRegistry(
         // A channel in memory offers what the registry uses: clients and a ping.
         { ...assetClient, ping: async () => {}, [Symbol.asyncDispose]: async () => {} } as never,
@@ -135,12 +140,12 @@ export function fromUpload(uploadId: string): Pick<Request, "image"> {
 }
 
 /** Uploads a layout's archive in chunks as the gateway sends them. */
-export async function upload(builder: Builder, tenantId: TenantId, layout: string, digest = "") {
-  return builder.as(tenantId).uploadImage(uploadParts(tenantId, exportLayoutArchive(layout), digest));
+export async function upload(builder: Builder, tenantId: TenantId, layout: string, digest = "", name = "") {
+  return builder.as(tenantId).uploadImage(uploadParts(tenantId, exportLayoutArchive(layout), digest, name));
 }
 
-export async function* uploadParts(tenantId: TenantId, chunks: AsyncIterable<Uint8Array>, digest = "") {
-  yield { part: { case: "header" as const, value: { tenantId, digest } } };
+export async function* uploadParts(tenantId: TenantId, chunks: AsyncIterable<Uint8Array>, digest = "", name = "") {
+  yield { part: { case: "header" as const, value: { tenantId, digest, name } } };
   for await (const value of chunks) yield { part: { case: "chunk" as const, value } };
 }
 

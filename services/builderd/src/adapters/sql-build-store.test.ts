@@ -12,7 +12,7 @@ const wanted = (idempotencyKey: string) => ({
   buildId: newId("build"),
   tenantId,
   idempotencyKey,
-  request: { source: { kind: "reference" as const, reference: "a" }, plainHttp: false, argvOverride: ["x"] },
+  request: { source: { kind: "reference" as const, reference: "a" }, plainHttp: false, format: "erofs" as const, argvOverride: ["x"] },
   withCredentials: true,
   platform: "linux/amd64",
   nowMs: 1,
@@ -55,5 +55,20 @@ test("a log keeps its order and its bounds", async () => {
   assert.equal(first[0]?.text.length, 2000);
   assert.ok(!first[0]?.text.includes("\n"));
   assert.equal((await store.readLog(build, 0, 5000)).length, 2000);
-  assert.deepEqual(await store.readLog(build, 1999, 5), [{ sequence: 2000, atMs: 1999, text: "line 1999" }]);
+  const full = "the log is full: later lines are left out";
+  assert.deepEqual(await store.readLog(build, 1998, 5), [
+    { sequence: 1999, atMs: 1998, text: "line 1998" },
+    { sequence: 2000, atMs: 1999, text: full },
+  ]);
+});
+
+test("a log of long lines is bounded by its length, and nothing follows the line that says so", async () => {
+  await using sql = await openSqlite({ path: ":memory:", migrations });
+  const store = new SqlBuildStore(sql);
+  const { build } = await store.create(wanted("k"), limits);
+  for (let at = 0; at < 300; at++) await store.log(build, "é".repeat(2000), at);
+  await store.log(build, "short", 300);
+  const lines = await store.readLog(build, 0, 5000);
+  assert.equal(lines.at(-1)?.text, "the log is full: later lines are left out");
+  assert.equal(lines.length, Math.floor((512 * 1024) / 2000) + 1);
 });

@@ -1,50 +1,30 @@
-import { type AssetId, type BuildId, nextState, ServiceError, type TenantId, type UploadId } from "@unkey/base";
+import type { AssetId, BuildId, TenantId } from "@unkey/base";
+import { nextState, ServiceError } from "@unkey/base";
 import type { Sql, SqlStatements, SqlValue } from "@unkey/sql";
-import {
-  type Build,
-  type BuildFailure,
-  type BuildResult,
-  type BuildStep,
-  requestDigest,
-  rootfsKey,
-} from "../domain/build.ts";
+import { type Build, type BuildResult, requestDigest, sourceText } from "../domain/build.ts";
 import { type BuildEvent, type BuildState, buildTransitions, isTerminal } from "../domain/build-state.ts";
 import type { BuildProcess } from "../domain/process.ts";
-import type { BuildChange, BuildLimits, BuildStore, LogLine, NewBuild } from "../ports.ts";
+import type { Admission, BuildChange, BuildLimits, BuildStore, LogLine, NewBuild, Retention } from "../ports.ts";
+import { mustFindBuild, selectBuilds } from "./build-rows.ts";
+import { usedToday } from "./sql-quota-store.ts";
+import { pruneBuilds } from "./sql-retention.ts";
 import { mustHoldUpload } from "./sql-upload-store.ts";
 
-interface BuildRow {
-  readonly tenant_id: TenantId;
-  readonly build_id: BuildId;
-  readonly idempotency_key: string;
-  readonly source_kind: "reference" | "upload";
-  readonly source: string;
-  readonly plain_http: number;
-  readonly argv_override: string;
-  readonly with_credentials: number;
-  readonly state: BuildState;
-  readonly attempts: number;
-  readonly platform: string;
+interface ResultRow {
   readonly image_digest: string;
-  readonly cache_hit: number;
-  readonly rootfs_asset_id: AssetId | "";
+  readonly asset_id: AssetId;
   readonly rootfs_bytes: number;
-  readonly process: string | null;
-  readonly failure: string | null;
-  readonly created_at_ms: number;
-}
-
-interface StepRow {
-  readonly state: BuildState;
-  readonly started_at_ms: number;
-  readonly ended_at_ms: number;
-  readonly bytes_done: number;
-  readonly bytes_total: number;
+  readonly provenance_asset_id: AssetId | "";
+  readonly sbom_asset_id: AssetId | "";
+  readonly process: string;
 }
 
 const unfinishedStates = "state NOT IN ('completed', 'failed', 'cancelled')";
+/** Of one build: characters, at most four bytes each. */
 const maxLogLines = 2000;
 const maxLogLineLength = 2000;
+const maxLogLength = 512 * 1024;
+const logIsFull = "the log is full: later lines are left out";
 
 export class SqlBuildStore implements BuildStore {
   readonly #sql: Sql;
@@ -53,10 +33,10 @@ export class SqlBuildStore implements BuildStore {
     this.#sql = sql;
   }
 
-  async create(wanted: NewBuild, limits: BuildLimits): Promise<{ build: Build; created: boolean }> {
+  async create(wanted: NewBuild, limits: BuildLimits, admit?: Admission): Promise<{ build: Build; created: boolean }> {
     const { tenantId, buildId, idempotencyKey, request, withCredentials, platform, nowMs } = wanted;
     return this.#sql.transaction(async (tx) => {
-      const [known] = await select(tx, "tenant_id = ? AND idempotency_key = ?", [tenantId, idempotencyKey]);
+      const [known] = await selectBuilds(tx, "tenant_id = ? AND idempotency_key = ?", [tenantId, idempotencyKey]);
       if (known !== undefined) {
         if (requestDigest(known.request) === requestDigest(request)) return { build: known, created: false };
         throw new ServiceError(
@@ -64,24 +44,29 @@ export class SqlBuildStore implements BuildStore {
           `the key "${idempotencyKey}" already stands for another build`,
         );
       }
+      const { source, plainHttp, argvOverride, format } = request;
+      const text = sourceText(source);
       // From here on the row keeps the upload, as it is in the same transaction.
-      if (request.source.kind === "upload") await mustHoldUpload(tx, tenantId, request.source.uploadId, nowMs);
+      const held = source.kind === "upload" ? await mustHoldUpload(tx, tenantId, source.uploadId, nowMs) : undefined;
+      const imageName = held === undefined || held.name === "" ? text : held.name;
       await refuseOver(tx, limits.unfinished, "the builder", unfinishedStates, []);
       await refuseOver(tx, limits.unfinishedPerTenant, "the tenant", `tenant_id = ? AND ${unfinishedStates}`, [
         tenantId,
       ]);
-      const { source, plainHttp, argvOverride } = request;
+      if (admit !== undefined) admit.check(await usedToday(tx, tenantId, admit.today));
       await tx.run(
-        `INSERT INTO build (tenant_id, build_id, idempotency_key, source_kind, source, plain_http,
+        `INSERT INTO build (tenant_id, build_id, idempotency_key, source_kind, source, image_name, plain_http, format,
            argv_override, with_credentials, state, platform, created_at_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?)`,
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?)`,
         [
           tenantId,
           buildId,
           idempotencyKey,
           source.kind,
-          source.kind === "upload" ? source.uploadId : source.reference,
+          text,
+          imageName,
           plainHttp ? 1 : 0,
+          format,
           JSON.stringify(argvOverride),
           withCredentials ? 1 : 0,
           platform,
@@ -89,22 +74,26 @@ export class SqlBuildStore implements BuildStore {
         ],
       );
       await beginStep(tx, buildId, "pending", nowMs);
-      return { build: await mustFind(tx, tenantId, buildId), created: true };
+      return { build: await mustFindBuild(tx, tenantId, buildId), created: true };
     });
   }
 
   async get(tenantId: TenantId, buildId: BuildId): Promise<Build> {
-    return mustFind(this.#sql, tenantId, buildId);
+    return mustFindBuild(this.#sql, tenantId, buildId);
   }
 
   async list(tenantId: TenantId, limit: number, beforeId: string): Promise<Build[]> {
     return beforeId === ""
-      ? select(this.#sql, "tenant_id = ? ORDER BY build_id DESC LIMIT ?", [tenantId, limit])
-      : select(this.#sql, "tenant_id = ? AND build_id < ? ORDER BY build_id DESC LIMIT ?", [tenantId, beforeId, limit]);
+      ? selectBuilds(this.#sql, "tenant_id = ? ORDER BY build_id DESC LIMIT ?", [tenantId, limit])
+      : selectBuilds(this.#sql, "tenant_id = ? AND build_id < ? ORDER BY build_id DESC LIMIT ?", [
+          tenantId,
+          beforeId,
+          limit,
+        ]);
   }
 
   async unfinished(): Promise<Build[]> {
-    return select(this.#sql, `${unfinishedStates} ORDER BY build_id`, []);
+    return selectBuilds(this.#sql, `${unfinishedStates} ORDER BY build_id`, []);
   }
 
   async advance(
@@ -116,73 +105,76 @@ export class SqlBuildStore implements BuildStore {
   ): Promise<boolean> {
     const to = nextState(buildTransitions, from, event);
     if (to === undefined) throw new Error(`a build that is ${from} cannot ${event}`);
-    const { tenantId, buildId, platform } = build;
-    const { imageDigest, failure, completion, bytes } = change;
+    const { tenantId, buildId } = build;
+    const { failure, completion, bytes, stepEndedAtMs = nowMs } = change;
     return this.#sql.transaction(async (tx) => {
       const moved = await tx.run(
-        "UPDATE build SET state = ?, attempts = attempts + ? WHERE tenant_id = ? AND build_id = ? AND state = ?",
-        [to, event === "pull" ? 1 : 0, tenantId, buildId, from],
+        `UPDATE build SET state = ?, attempts = attempts + ?, alive_at_ms = ?, ended_at_ms = ?
+         WHERE tenant_id = ? AND build_id = ? AND state = ?`,
+        [to, event === "pull" ? 1 : 0, nowMs, isTerminal(to) ? nowMs : 0, tenantId, buildId, from],
       );
       if (moved.changes === 0) return false;
-      if (imageDigest !== undefined) {
-        await tx.run("UPDATE build SET image_digest = ? WHERE build_id = ?", [imageDigest, buildId]);
-      }
       if (failure !== undefined) {
         await tx.run("UPDATE build SET failure = ? WHERE build_id = ?", [JSON.stringify(failure), buildId]);
       }
       if (completion !== undefined) {
-        const { result, process, cacheHit } = completion;
+        const { result, rootfsKey, process, cacheHit } = completion;
+        const { imageDigest, rootfsAssetId, rootfsBytes, provenanceAssetId, sbomAssetId } = result;
+        const made = [imageDigest, rootfsAssetId, rootfsBytes, provenanceAssetId, sbomAssetId];
         await tx.run(
-          "UPDATE build SET image_digest = ?, cache_hit = ?, rootfs_asset_id = ?, rootfs_bytes = ?, process = ? WHERE build_id = ?",
-          [
-            result.imageDigest,
-            cacheHit ? 1 : 0,
-            result.rootfsAssetId,
-            result.rootfsBytes,
-            JSON.stringify(process),
-            buildId,
-          ],
+          `UPDATE build SET image_digest = ?, rootfs_asset_id = ?, rootfs_bytes = ?, provenance_asset_id = ?,
+             sbom_asset_id = ?, process = ?, cache_hit = ? WHERE build_id = ?`,
+          [...made, JSON.stringify(process), cacheHit ? 1 : 0, buildId],
         );
         await tx.run(
-          `INSERT OR REPLACE INTO rootfs (tenant_id, rootfs_key, image_digest, asset_id, rootfs_bytes, process)
-           VALUES (?, ?, ?, ?, ?, ?)`,
-          [
-            tenantId,
-            rootfsKey(result.imageDigest, platform),
-            result.imageDigest,
-            result.rootfsAssetId,
-            result.rootfsBytes,
-            JSON.stringify(result.process),
-          ],
+          `INSERT OR REPLACE INTO rootfs (image_digest, asset_id, rootfs_bytes, provenance_asset_id, sbom_asset_id,
+             process, tenant_id, rootfs_key, used_at_ms)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+          [...made, JSON.stringify(result.process), tenantId, rootfsKey, nowMs],
         );
       }
       await tx.run(
         "UPDATE build_step SET ended_at_ms = ?, bytes_done = ?, bytes_total = ? WHERE build_id = ? AND ended_at_ms = 0",
-        [nowMs, bytes?.done ?? 0, bytes?.total ?? 0, buildId],
+        [stepEndedAtMs, bytes?.done ?? 0, bytes?.total ?? 0, buildId],
       );
       await beginStep(tx, buildId, to, nowMs);
       return true;
     });
   }
 
-  async setImageDigest(build: Build, imageDigest: string): Promise<void> {
-    await this.#sql.run("UPDATE build SET image_digest = ? WHERE tenant_id = ? AND build_id = ?", [
+  async setResolved(build: Build, { imageDigest, policyDigest }: Pick<Build, "imageDigest" | "policyDigest">) {
+    await this.#sql.run("UPDATE build SET image_digest = ?, policy_digest = ? WHERE tenant_id = ? AND build_id = ?", [
       imageDigest,
+      policyDigest,
       build.tenantId,
       build.buildId,
     ]);
   }
 
+  async setAlive(buildIds: readonly BuildId[], nowMs: number): Promise<void> {
+    const marks = buildIds.map(() => "?").join(", ");
+    await this.#sql.run(`UPDATE build SET alive_at_ms = ? WHERE build_id IN (${marks}) AND ${unfinishedStates}`, [
+      nowMs,
+      ...buildIds,
+    ]);
+  }
+
+  prune(retention: Retention): Promise<number> {
+    return pruneBuilds(this.#sql, retention);
+  }
+
   async findResult(tenantId: TenantId, key: string): Promise<BuildResult | undefined> {
-    const row = await this.#sql.one<{ image_digest: string; asset_id: AssetId; rootfs_bytes: number; process: string }>(
-      "SELECT image_digest, asset_id, rootfs_bytes, process FROM rootfs WHERE tenant_id = ? AND rootfs_key = ?",
-      [tenantId, key],
-    );
+    const row = await this.#sql.one<ResultRow>("SELECT * FROM rootfs WHERE tenant_id = ? AND rootfs_key = ?", [
+      tenantId,
+      key,
+    ]);
     return (
       row && {
         imageDigest: row.image_digest,
         rootfsAssetId: row.asset_id,
         rootfsBytes: row.rootfs_bytes,
+        provenanceAssetId: row.provenance_asset_id,
+        sbomAssetId: row.sbom_asset_id,
         process: JSON.parse(row.process) as BuildProcess,
       }
     );
@@ -193,11 +185,27 @@ export class SqlBuildStore implements BuildStore {
   }
 
   async log(build: Build, text: string, nowMs: number): Promise<void> {
-    await this.#sql.run(
-      `INSERT INTO build_log (build_id, sequence, at_ms, text)
-       SELECT ?, lines + 1, ?, ? FROM (SELECT count(*) AS lines FROM build_log WHERE build_id = ?) WHERE lines < ?`,
-      [build.buildId, nowMs, text.replaceAll("\n", " ").slice(0, maxLogLineLength), build.buildId, maxLogLines],
-    );
+    const { buildId } = build;
+    const line = text.replaceAll("\n", " ").slice(0, maxLogLineLength);
+    await this.#sql.transaction(async (tx) => {
+      const held = await tx.one<{ lines: number; length: number }>(
+        "SELECT count(*) AS lines, coalesce(sum(length(text)), 0) AS length FROM build_log WHERE build_id = ?",
+        [buildId],
+      );
+      const { lines, length } = held ?? { lines: 0, length: 0 };
+      const last = await tx.one<{ text: string }>("SELECT text FROM build_log WHERE build_id = ? AND sequence = ?", [
+        buildId,
+        lines,
+      ]);
+      if (last?.text === logIsFull) return;
+      const full = lines === maxLogLines - 1 || length + line.length > maxLogLength;
+      await tx.run("INSERT INTO build_log (build_id, sequence, at_ms, text) VALUES (?, ?, ?, ?)", [
+        buildId,
+        lines + 1,
+        nowMs,
+        full ? logIsFull : line,
+      ]);
+    });
   }
 
   async readLog(build: Build, afterSequence: number, limit: number): Promise<LogLine[]> {
@@ -227,58 +235,4 @@ async function beginStep(tx: SqlStatements, buildId: BuildId, state: BuildState,
      SELECT ?, count(*), ?, ?, ?, 0, 0 FROM build_step WHERE build_id = ?`,
     [buildId, state, nowMs, isTerminal(state) ? nowMs : 0, buildId],
   );
-}
-
-async function mustFind(from: SqlStatements, tenantId: TenantId, buildId: BuildId): Promise<Build> {
-  const [build] = await select(from, "tenant_id = ? AND build_id = ?", [tenantId, buildId]);
-  if (build === undefined) throw new ServiceError("BUILD_NOT_FOUND", `the tenant has no build ${buildId}`);
-  return build;
-}
-
-async function select(from: SqlStatements, where: string, params: readonly SqlValue[]): Promise<Build[]> {
-  const builds: Build[] = [];
-  for (const row of await from.query<BuildRow>(`SELECT * FROM build WHERE ${where}`, params)) {
-    const steps = await from.query<StepRow>(
-      "SELECT state, started_at_ms, ended_at_ms, bytes_done, bytes_total FROM build_step WHERE build_id = ? ORDER BY ordinal",
-      [row.build_id],
-    );
-    builds.push(buildOf(row, steps));
-  }
-  return builds;
-}
-
-function buildOf(row: BuildRow, steps: readonly StepRow[]): Build {
-  return {
-    buildId: row.build_id,
-    tenantId: row.tenant_id,
-    idempotencyKey: row.idempotency_key,
-    request: {
-      source:
-        row.source_kind === "upload"
-          ? { kind: "upload", uploadId: row.source as UploadId }
-          : { kind: "reference", reference: row.source },
-      plainHttp: row.plain_http === 1,
-      argvOverride: JSON.parse(row.argv_override) as string[],
-    },
-    withCredentials: row.with_credentials === 1,
-    state: row.state,
-    attempts: row.attempts,
-    platform: row.platform,
-    imageDigest: row.image_digest,
-    cacheHit: row.cache_hit === 1,
-    rootfsAssetId: row.rootfs_asset_id,
-    rootfsBytes: row.rootfs_bytes,
-    process: row.process === null ? undefined : (JSON.parse(row.process) as BuildProcess),
-    failure: row.failure === null ? undefined : (JSON.parse(row.failure) as BuildFailure),
-    steps: steps.map(
-      (step): BuildStep => ({
-        state: step.state,
-        startedAtMs: step.started_at_ms,
-        endedAtMs: step.ended_at_ms,
-        bytesDone: step.bytes_done,
-        bytesTotal: step.bytes_total,
-      }),
-    ),
-    createdAtMs: row.created_at_ms,
-  };
 }

@@ -10,6 +10,7 @@ const tenantId = newId("tenant");
 const upload = (expiresAtMs: number, tenant = tenantId) => ({
   uploadId: newId("upload"),
   tenantId: tenant,
+  name: "",
   digest: "",
   sizeBytes: 1,
   expiresAtMs,
@@ -26,7 +27,7 @@ test("an expired upload is gone, except for a build that has not ended", async (
       buildId: newId("build"),
       tenantId,
       idempotencyKey: "k",
-      request: { source: { kind: "upload", uploadId: used.uploadId }, plainHttp: false, argvOverride: [] },
+      request: { source: { kind: "upload", uploadId: used.uploadId }, plainHttp: false, format: "erofs", argvOverride: [] },
       withCredentials: false,
       platform: "linux/amd64",
       nowMs: 1,

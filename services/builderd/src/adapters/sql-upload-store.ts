@@ -12,11 +12,11 @@ export class SqlUploadStore implements UploadStore {
   }
 
   async add(upload: Upload, maxPerTenant: number): Promise<void> {
-    const { tenantId, uploadId, digest, sizeBytes, expiresAtMs } = upload;
+    const { tenantId, uploadId, name, digest, sizeBytes, expiresAtMs } = upload;
     const added = await this.#sql.run(
-      `INSERT INTO upload (tenant_id, upload_id, digest, size_bytes, expires_at_ms)
-       SELECT ?, ?, ?, ?, ? WHERE (SELECT count(*) FROM upload WHERE tenant_id = ?) < ?`,
-      [tenantId, uploadId, digest, sizeBytes, expiresAtMs, tenantId, maxPerTenant],
+      `INSERT INTO upload (tenant_id, upload_id, name, digest, size_bytes, expires_at_ms)
+       SELECT ?, ?, ?, ?, ?, ? WHERE (SELECT count(*) FROM upload WHERE tenant_id = ?) < ?`,
+      [tenantId, uploadId, name, digest, sizeBytes, expiresAtMs, tenantId, maxPerTenant],
     );
     if (added.changes === 0) {
       throw new ServiceError("UPLOAD_LIMIT_REACHED", `the tenant has ${maxPerTenant} uploads that have not expired`);
@@ -26,6 +26,13 @@ export class SqlUploadStore implements UploadStore {
   async ids(): Promise<Set<string>> {
     const rows = await this.#sql.query<{ upload_id: string }>("SELECT upload_id FROM upload");
     return new Set(rows.map((row) => row.upload_id));
+  }
+
+  async expire(tenantId: TenantId, uploadId: UploadId): Promise<void> {
+    await this.#sql.run("UPDATE upload SET expires_at_ms = 0 WHERE tenant_id = ? AND upload_id = ?", [
+      tenantId,
+      uploadId,
+    ]);
   }
 
   async removeSpent(nowMs: number): Promise<UploadId[]> {
@@ -45,10 +52,11 @@ export async function mustHoldUpload(
   tenantId: TenantId,
   uploadId: UploadId,
   nowMs: number,
-): Promise<void> {
-  const held = await sql.one(
-    "SELECT 1 AS held FROM upload WHERE tenant_id = ? AND upload_id = ? AND expires_at_ms > ?",
+): Promise<{ readonly name: string }> {
+  const held = await sql.one<{ name: string }>(
+    "SELECT name FROM upload WHERE tenant_id = ? AND upload_id = ? AND expires_at_ms > ?",
     [tenantId, uploadId, nowMs],
   );
   if (held === undefined) throw new ServiceError("UPLOAD_NOT_FOUND", `the tenant has no upload ${uploadId}`);
+  return held;
 }

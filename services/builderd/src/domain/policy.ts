@@ -59,6 +59,8 @@ export function policyNameOf(source: BuildSource): string {
   switch (source.kind) {
     case "upload":
       return "upload";
+    case "pushed":
+      return `pushed/${source.repository}`;
     case "reference": {
       const { registry, repository } = parseImageReference(source.reference);
       return `${registry}/${repository}`;
