@@ -1,6 +1,6 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { type Clock, formatBytes, type TenantId } from "@unkey/base";
+import { type Clock, formatBytes, ServiceError, type TenantId } from "@unkey/base";
 import type { Metrics } from "@unkey/daemon";
 import {
   fetchLayers,
@@ -94,6 +94,7 @@ export class BuildRunner {
   ): Promise<BuildResult> {
     const { platform, assets, scratchDirectory, fetchQuota } = this.#deps;
     const { build } = progress;
+    if (recipe.format !== "erofs") throw new ServiceError("UNIMPLEMENTED", "ext4 is not written by this release");
     const image = await resolveImage(source, manifest, platform, policy.limits, signal);
     const { argv, env, workingDir, stopSignal, exposedPorts, user } = image.config;
     commandOf(argv, build.request.argvOverride, source.name); // before any layer is fetched
