@@ -217,6 +217,14 @@ export const errorCatalogue = {
     nextStep: "Rebuild the image; the message names the layer and entry.",
   },
   IMAGE_TOO_LARGE: { code: "resource_exhausted", nextStep: "Make the image smaller: the message names the limit." },
+  IMAGE_PRIVILEGED_FILE: {
+    code: "failed_precondition",
+    nextStep: "Take the bit or capability off the file in the image, or let the build policy keep or strip it.",
+  },
+  LAYER_CACHE_DAMAGED: {
+    code: "data_loss",
+    nextStep: "Build again: the damaged layer is dropped and fetched anew.",
+  },
   IMAGE_NO_COMMAND: {
     code: "failed_precondition",
     nextStep: "Give the image an ENTRYPOINT or CMD, or deploy with a command.",
@@ -264,6 +272,20 @@ export const errorCatalogue = {
   BUILD_INTERRUPTED: {
     code: "aborted",
     nextStep: "Build again; if it repeats, this image ends the builder: read its log.",
+  },
+  BUILD_MEMORY_EXCEEDED: {
+    code: "resource_exhausted",
+    nextStep: "Put fewer files into the image, or raise UNKEY_BUILDERD_WORKER_MEMORY.",
+  },
+  BUILD_DISK_EXCEEDED: {
+    code: "resource_exhausted",
+    nextStep: "Make the image smaller, or raise UNKEY_BUILDERD_WORKER_DISK.",
+  },
+  BUILD_WORKER_FAILED: { code: "internal", nextStep: "Build again; if it repeats, read builderd's log." },
+  BUILD_WORKER_MISBEHAVED: {
+    code: "internal",
+    nextStep:
+      "Do not trust this image: reading it took over the process that read it. builderd's log has what is known.",
   },
   UPLOAD_NOT_FOUND: { code: "not_found", nextStep: "Upload the archive again: uploads expire." },
   UPLOAD_LIMIT_REACHED: { code: "resource_exhausted", nextStep: "Wait until earlier uploads have ended or expired." },

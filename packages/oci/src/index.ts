@@ -12,6 +12,7 @@ export {
 export { type NumericUser, resolveUser } from "./image-user.ts";
 export type { LayerBlob } from "./layer/layer-stream.ts";
 export { defaultImageLimits, type ImageLimits } from "./layer/limits.ts";
+export { type UnpackLayerOptions, unpackLayer } from "./layer/unpack-layer.ts";
 export { type AssembleOptions, assembleImage, type ImageFile, type ImageRunConfig } from "./layout/assemble-image.ts";
 export { exportLayoutArchive } from "./layout/export-archive.ts";
 export { importLayoutArchive } from "./layout/import-archive.ts";
@@ -20,4 +21,12 @@ export { formatPlatform, hostPlatform, type Platform } from "./platform.ts";
 export { formatImageReference, type ImageReference, parseImageReference } from "./reference.ts";
 export { type ImageOptions, RegistryClient, type RegistryClientOptions } from "./registry/registry-client.ts";
 export type { RegistryCredentials } from "./registry/token.ts";
-export { type RootfsFacts, rootfsObstacles, type WriteRootfsOptions, writeRootfs } from "./write-rootfs.ts";
+export {
+  type AssembledRootfs,
+  type AssembleRootfsOptions,
+  assembleRootfs,
+  type RootfsFacts,
+  type UnpackedLayer,
+} from "./rootfs/assemble-rootfs.ts";
+export type { TreePolicy } from "./rootfs/tree-policy.ts";
+export { rootfsObstacles, type WriteRootfsOptions, writeRootfs } from "./write-rootfs.ts";

@@ -242,7 +242,7 @@ test("an image without files still gives a file system", { skip: needs }, async 
 });
 
 const damaged: [string, (archive: Buffer) => Buffer, RegExp][] = [
-  ["gzip cut short", (archive) => gzipSync(archive).subarray(0, -20), /layer 1 of 1.*(damaged|middle|digest)/],
+  ["gzip cut short", (archive) => gzipSync(archive).subarray(0, -20), /damaged|middle|digest/],
   [
     "gzip with a wrong checksum",
     (archive) => {
@@ -252,7 +252,7 @@ const damaged: [string, (archive: Buffer) => Buffer, RegExp][] = [
     },
     /damaged/,
   ],
-  ["zstd cut short", (archive) => zstdCompressSync(archive).subarray(0, -20), /layer 1 of 1/],
+  ["zstd cut short", (archive) => zstdCompressSync(archive).subarray(0, -20), /layer sha256:/],
   [
     "zstd damaged in the middle",
     (archive) => {
@@ -260,7 +260,7 @@ const damaged: [string, (archive: Buffer) => Buffer, RegExp][] = [
       bytes.fill(0xaa, 40, 60);
       return bytes;
     },
-    /layer 1 of 1/,
+    /layer sha256:/,
   ],
   ["another archive than the config names", () => tarOf([{ name: "other" }]), /does not unpack to the digest/],
   [
@@ -313,17 +313,4 @@ test("an abort ends the tools and leaves nothing", { skip: needs }, async (conte
   });
   await assert.rejects(writing, /enough/);
   assert.deepEqual(await readdir(directory), ["0"]);
-});
-
-test("a missing tool is named with its package", { skip: needs }, async (context) => {
-  const directory = await scratch(context);
-  const path = process.env["PATH"];
-  context.after(() => {
-    process.env["PATH"] = path;
-  });
-  process.env["PATH"] = directory;
-  await assert.rejects(
-    write(directory, []),
-    (error) => isServiceError(error, "ROOTFS_TOOL_MISSING") && /install tar/.test(error.message),
-  );
 });

@@ -1,8 +1,9 @@
 import { type ByteString, printable } from "../byte-string.ts";
 import { InvalidInput } from "../invalid-input.ts";
-import type { TarEntry } from "../tar/tar-reader.ts";
-import { checkBytes, checkCount, type ImageLimits } from "./limits.ts";
+import { noXattrs, type TarEntry } from "../tar/tar-entry.ts";
+import { bytesPerRange, checkBytes, checkCount, type ImageLimits } from "./limits.ts";
 import { type DirectoryNode, type Metadata, type TreeNode, walk } from "./tree.ts";
+import { xattrBytes } from "./xattrs.ts";
 
 /*
  * Applies layers to one tree in memory by the rules of the OCI image specification ("Applying Changesets"):
@@ -19,16 +20,7 @@ const opaqueWhiteout = ".wh..wh..opq";
 const maxNameBytes = 255;
 const maxTargetBytes = 4095;
 /** What a directory is given that no entry describes. */
-const impliedDirectory: Metadata = { mode: 0o755, uid: 0, gid: 0, mtimeNs: 0n, xattrs: new Map() };
-/** From the epoch to the last second that every file system in use can hold (32 unsigned bits). */
-const maxMtimeNs = (2n ** 32n - 1n) * 1_000_000_000n;
-
-export interface MergedTree {
-  readonly root: DirectoryNode;
-  /** Attribute names that no rootfs takes, at most 16 of them: for the build's log. */
-  readonly droppedXattrs: readonly ByteString[];
-}
-
+const impliedDirectory: Metadata = { mode: 0o755, uid: 0, gid: 0, mtimeNs: 0n, xattrs: noXattrs };
 export class LayerMerger {
   readonly #limits: ImageLimits;
   readonly #root: DirectoryNode = {
@@ -37,7 +29,6 @@ export class LayerMerger {
     children: new Map(),
     clearedBy: 0,
   };
-  readonly #dropped = new Set<ByteString>();
   #layer = -1;
   #nodes = 0;
   #metadataBytes = 0;
@@ -51,8 +42,11 @@ export class LayerMerger {
     this.#layer++;
   }
 
-  /** Applies one entry of the current layer. Throws InvalidInput when it is malformed, IMAGE_TOO_LARGE over a limit. */
-  add(entry: TarEntry): void {
+  /**
+   * Applies one entry of the current layer, whose data starts at `contentOffset` of the layer's content. Throws InvalidInput when
+   * it contradicts the tree, IMAGE_TOO_LARGE over a limit.
+   */
+  add(entry: TarEntry, contentOffset: number): void {
     this.#count(entry.name.length);
     const components = this.#components(entry.name);
     const name = components.pop();
@@ -64,14 +58,14 @@ export class LayerMerger {
     const through = components.find((component) => component.startsWith(whiteoutPrefix));
     if (through !== undefined) throw new InvalidInput(`${printable(entry.name)} lies below a whiteout`);
     if (name.startsWith(whiteoutPrefix)) this.#whiteout(entry.name, components, name);
-    else this.#place(entry, this.#parent(entry.name, components), name);
+    else this.#place(entry, contentOffset, this.#parent(entry.name, components), name);
   }
 
-  finish(): MergedTree {
-    return { root: this.#root, droppedXattrs: [...this.#dropped].slice(0, 16) };
+  finish(): DirectoryNode {
+    return this.#root;
   }
 
-  #place(entry: TarEntry, parent: DirectoryNode, name: ByteString): void {
+  #place(entry: TarEntry, contentOffset: number, parent: DirectoryNode, name: ByteString): void {
     if (entry.type === "hardlink") {
       const node = this.#linkTarget(entry, parent, name);
       parent.children.set(name, { node, layer: this.#layer });
@@ -84,10 +78,10 @@ export class LayerMerger {
       existing.layer = this.#layer;
       return;
     }
-    parent.children.set(name, { node: this.#node(entry, metadata), layer: this.#layer });
+    parent.children.set(name, { node: this.#node(entry, contentOffset, metadata), layer: this.#layer });
   }
 
-  #node(entry: TarEntry, metadata: Metadata): TreeNode {
+  #node(entry: TarEntry, contentOffset: number, metadata: Metadata): TreeNode {
     switch (entry.type) {
       case "directory":
         return { kind: "directory", metadata, children: new Map(), clearedBy: this.#layer };
@@ -99,7 +93,8 @@ export class LayerMerger {
           );
         }
         this.#addMetadataBytes(entry.linkName.length);
-        return { kind: "symlink", metadata, target: entry.linkName };
+        // Linux gives a link no mode of its own and shows this one.
+        return { kind: "symlink", metadata: { ...metadata, mode: 0o777 }, target: entry.linkName };
       case "char":
       case "block":
       case "fifo": {
@@ -110,8 +105,14 @@ export class LayerMerger {
         return { kind: entry.type, metadata, deviceMajor, deviceMinor };
       }
       default:
-        checkBytes(`the file ${printable(entry.name)} is`, entry.sizeBytes, this.#limits.fileBytes);
-        return { kind: "file", metadata, sizeBytes: entry.sizeBytes, layer: this.#layer, ordinal: entry.ordinal };
+        return {
+          kind: "file",
+          metadata,
+          sizeBytes: entry.sizeBytes,
+          ...(entry.data === undefined ? {} : { data: entry.data }),
+          layer: this.#layer,
+          contentOffset,
+        };
     }
   }
 
@@ -119,7 +120,7 @@ export class LayerMerger {
   #components(path: ByteString): ByteString[] {
     checkBytes("an entry's path is", path.length, this.#limits.pathBytes);
     const components = path.split("/").filter((component) => component !== "" && component !== ".");
-    checkCount(`the depth of ${printable(path)} is`, components.length, this.#limits.depth);
+    checkCount(() => `the depth of ${printable(path)} is`, components.length, this.#limits.depth);
     for (const component of components) {
       if (component === "..") throw new InvalidInput(`${printable(path)} points out of the tree`);
       if (component.length > maxNameBytes) {
@@ -131,7 +132,7 @@ export class LayerMerger {
 
   #parent(path: ByteString, components: readonly ByteString[]): DirectoryNode {
     const result = walk([this.#root], components, (parent, name, depth) => {
-      checkCount(`the depth of ${printable(path)} is`, depth, this.#limits.depth);
+      checkCount(() => `the depth of ${printable(path)} is`, depth, this.#limits.depth);
       this.#count(name.length);
       const node: DirectoryNode = {
         kind: "directory",
@@ -200,31 +201,9 @@ export class LayerMerger {
     for (const name of directory.children.keys()) this.#hide(directory, name);
   }
 
-  #metadata(entry: TarEntry): Metadata {
-    const xattrs = new Map<ByteString, Buffer>();
-    let bytes = 0;
-    for (const [name, value] of entry.xattrs) {
-      // The kernel allows these on files and directories only; others describe the machine that packed the image.
-      const kept =
-        (entry.type === "file" && name === "security.capability") ||
-        ((entry.type === "file" || entry.type === "directory") && name.startsWith("user.") && name.length > 5);
-      if (!kept) {
-        if (this.#dropped.size < 16) this.#dropped.add(name);
-        continue;
-      }
-      if (name.length > maxNameBytes || name.includes("\0")) {
-        throw new InvalidInput(`${printable(entry.name)} has an attribute with a malformed name`);
-      }
-      if (name === "security.capability" && !isCapability(value)) {
-        throw new InvalidInput(`${printable(entry.name)} has a malformed file capability`);
-      }
-      bytes += name.length + value.length;
-      checkBytes(`the extended attributes of ${printable(entry.name)} are`, bytes, this.#limits.xattrBytes);
-      xattrs.set(name, Buffer.from(value)); // a copy: the value is a view of a header that may be far larger
-    }
-    this.#addMetadataBytes(bytes);
-    const mtimeNs = entry.mtimeNs < 0n ? 0n : entry.mtimeNs > maxMtimeNs ? maxMtimeNs : entry.mtimeNs;
-    return { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtimeNs, xattrs };
+  #metadata({ mode, uid, gid, mtimeNs, xattrs, data }: TarEntry): Metadata {
+    this.#addMetadataBytes(xattrBytes(xattrs) + (data?.length ?? 0) * bytesPerRange);
+    return { mode, uid, gid, mtimeNs, xattrs };
   }
 
   #count(pathBytes: number): void {
@@ -247,10 +226,4 @@ function walkFailure(
   return result.outcome === "not-a-directory"
     ? new InvalidInput(`${printable(path)} goes through ${printable(result.name)}, which is not a directory`)
     : new InvalidInput(`${printable(path)} goes through too many symbolic links`);
-}
-
-/** The two revisions that the kernel stores (linux/capability.h, VFS_CAP_REVISION_2 and _3); it refuses other bytes. */
-function isCapability(value: Buffer): boolean {
-  const revision = value.length >= 4 ? value.readUInt32LE(0) >>> 24 : 0;
-  return (revision === 2 && value.length === 20) || (revision === 3 && value.length === 24);
 }

@@ -15,7 +15,7 @@ export interface ImageLimits {
   readonly pathBytes: number;
   /** Directories in one path. */
   readonly depth: number;
-  /** Names, link targets and attributes of all nodes made. */
+  /** Names, link targets, attributes and data ranges of all nodes made. */
   readonly metadataBytes: number;
   /** Names and values of one file's attributes; ext4 holds little more outside its inode. */
   readonly xattrBytes: number;
@@ -36,18 +36,25 @@ export const defaultImageLimits: ImageLimits = {
   compressionRatio: 500,
 };
 
-/** Throws IMAGE_TOO_LARGE when `bytes` is over the limit; `what` starts the sentence. */
-export function checkBytes(what: string, bytes: number, limitBytes: number): void {
+/** What one data range of a sparse file counts among the bytes of metadata. */
+export const bytesPerRange = 16;
+
+/** Throws IMAGE_TOO_LARGE when `bytes` is over the limit; `what` starts the sentence, made only then where it is a function. */
+export function checkBytes(what: string | (() => string), bytes: number, limitBytes: number): void {
   if (bytes <= limitBytes) return;
-  throw new ServiceError("IMAGE_TOO_LARGE", `${what} over the limit of ${formatBytes(limitBytes)}`, {
+  throw new ServiceError("IMAGE_TOO_LARGE", `${sentenceOf(what)} over the limit of ${formatBytes(limitBytes)}`, {
     metadata: { limitBytes: String(limitBytes) },
   });
 }
 
-/** Throws IMAGE_TOO_LARGE when `count` is over the limit; `what` starts the sentence. */
-export function checkCount(what: string, count: number, limit: number): void {
+/** The same for a number of things. */
+export function checkCount(what: string | (() => string), count: number, limit: number): void {
   if (count <= limit) return;
-  throw new ServiceError("IMAGE_TOO_LARGE", `${what} over the limit of ${limit}`, {
+  throw new ServiceError("IMAGE_TOO_LARGE", `${sentenceOf(what)} over the limit of ${limit}`, {
     metadata: { limit: String(limit) },
   });
+}
+
+function sentenceOf(what: string | (() => string)): string {
+  return typeof what === "string" ? what : what();
 }

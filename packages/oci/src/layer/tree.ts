@@ -1,4 +1,5 @@
 import type { ByteString } from "../byte-string.ts";
+import type { DataRange } from "../tar/sparse-map.ts";
 
 /*
  * A file system tree held as metadata. Names are single components, links to a node are entries of its directories: a
@@ -15,11 +16,18 @@ export interface Metadata {
 
 export interface FileNode {
   readonly kind: "file";
-  readonly metadata: Metadata;
+  metadata: Metadata;
   readonly sizeBytes: number;
-  /** Where the content is: the layer's index in the image and the entry's ordinal in the layer's archive. */
+  /** Ranges that hold data, ascending and apart; absent: all of the file. */
+  readonly data?: readonly DataRange[];
+  /** Where the data is: the layer's place in the image, and the offset in that layer's content. */
   readonly layer: number;
-  readonly ordinal: number;
+  readonly contentOffset: number;
+}
+
+/** Bytes of the file that are stored: all but its holes. */
+export function storedBytes({ sizeBytes, data }: Pick<FileNode, "sizeBytes" | "data">): number {
+  return data === undefined ? sizeBytes : data.reduce((total, { length }) => total + length, 0);
 }
 
 export interface SymlinkNode {

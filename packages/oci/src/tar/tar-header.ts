@@ -2,8 +2,8 @@ import { type ByteString, toBytes } from "../byte-string.ts";
 import { InvalidInput } from "../invalid-input.ts";
 
 /*
- * The 512-byte header block of ustar, GNU and old tar, and the records of a PAX extended header.
- * Formats: POSIX.1-2017 pax "ustar Interchange Format" and "pax Extended Header", GNU tar manual "Basic Tar Format".
+ * The 512-byte header block of ustar, GNU and old tar.
+ * Formats: POSIX.1-2017 pax "ustar Interchange Format", GNU tar manual "Basic Tar Format".
  */
 
 export const blockBytes = 512;
@@ -21,20 +21,23 @@ export interface RawHeader {
   readonly deviceMinor: number;
 }
 
+const zeros = Buffer.alloc(blockBytes);
+
 /** True for the all-zero block that ends an archive. */
 export function isEndBlock(block: Buffer): boolean {
-  return block.every((byte) => byte === 0);
+  return block[0] === 0 && block.equals(zeros);
 }
 
 /** Reads a header block; throws InvalidInput when its checksum or a number is wrong. */
 export function decodeHeader(block: Buffer): RawHeader {
-  let unsigned = 8 * 0x20; // the checksum field itself counts as spaces
-  let signed = unsigned;
+  let unsigned = 0;
+  let high = 0;
   for (let at = 0; at < blockBytes; at++) {
-    if (at >= 148 && at < 156) continue;
-    unsigned += block.readUInt8(at);
-    signed += block.readInt8(at); // some old writers summed signed characters
+    const byte = at >= 148 && at < 156 ? 0x20 : (block[at] ?? 0); // the checksum field itself counts as spaces
+    unsigned += byte;
+    high += byte >> 7;
   }
+  const signed = unsigned - 256 * high; // some old writers summed signed characters
   const checksum = decodeNumber(block, 148, 8, "checksum");
   if (checksum !== unsigned && checksum !== signed) throw new InvalidInput("a header's checksum is wrong");
 
@@ -81,66 +84,39 @@ export function fitsOctal(value: number, width: number): boolean {
   return Number.isInteger(value) && value >= 0 && value < 8 ** (width - 1);
 }
 
-/** Reads PAX records `<length> <key>=<value>\n`; keys and values stay bytes. Throws InvalidInput on any other shape. */
-export function decodePax(body: Buffer): Map<ByteString, Buffer> {
-  const records = new Map<ByteString, Buffer>();
-  for (let at = 0; at < body.length; ) {
-    const space = body.indexOf(0x20, at);
-    const digits = space < 0 ? "" : body.toString("latin1", at, space);
-    const end = at + Number(digits);
-    if (!/^[1-9]\d{0,8}$/.test(digits) || end > body.length || end <= space + 1 || body[end - 1] !== 0x0a) {
-      throw new InvalidInput("an extended header record has a wrong length");
-    }
-    const equals = body.indexOf(0x3d, space);
-    if (equals < 0 || equals >= end - 1 || equals === space + 1) {
-      throw new InvalidInput("an extended header record has no key");
-    }
-    records.set(body.toString("latin1", space + 1, equals), body.subarray(equals + 1, end - 1));
-    at = end;
-  }
-  return records;
-}
-
-export function encodePax(records: ReadonlyMap<ByteString, Buffer>): Buffer {
-  const parts: Buffer[] = [];
-  for (const [key, value] of records) {
-    const rest = 1 + key.length + 1 + value.length + 1; // space, "=", newline
-    let length = rest + String(rest).length;
-    if (String(length).length !== String(rest).length) length = rest + String(length).length;
-    parts.push(Buffer.from(`${length} ${key}=`, "latin1"), value, Buffer.from("\n"));
-  }
-  return Buffer.concat(parts);
-}
-
 function decodeString(block: Buffer, offset: number, length: number): ByteString {
   const end = block.indexOf(0, offset);
   return block.toString("latin1", offset, end < 0 || end > offset + length ? offset + length : end);
 }
 
-function decodeNumber(block: Buffer, offset: number, length: number, field: string): number {
-  const first = block.readUInt8(offset);
+/** Reads a number field: octal text, or GNU's base-256. `field` names it in the InvalidInput that anything else throws. */
+export function decodeNumber(block: Buffer, offset: number, length: number, field: string): number {
+  const first = block[offset] ?? 0;
   if ((first & 0x80) !== 0) {
     // GNU base-256: big endian two's complement; the top bit of the first byte only marks the form.
-    const bytes = block.subarray(offset, offset + length);
     const negative = first === 0xff;
     if (first !== 0x80 && !negative) throw new InvalidInput(`a header's ${field} is out of range`);
     let value = 0;
-    for (let at = 1; at < length; at++)
-      value = value * 256 + (negative ? 0xff - bytes.readUInt8(at) : bytes.readUInt8(at));
+    for (let at = offset + 1; at < offset + length; at++) {
+      const byte = block[at] ?? 0;
+      value = value * 256 + (negative ? 0xff - byte : byte);
+    }
     if (!Number.isSafeInteger(value)) throw new InvalidInput(`a header's ${field} is out of range`);
     return negative ? -value - 1 : value;
   }
-  const text = block.toString("latin1", offset, offset + length);
-  const match = /^[ \0]*([0-7]*)[ \0]*$/.exec(text.includes("\0") ? cutAtNul(text) : text);
-  if (match === null) throw new InvalidInput(`a header's ${field} is not a number`);
-  return match[1] === "" ? 0 : Number.parseInt(match[1] ?? "", 8);
-}
-
-/** What stands before the first NUL that follows a digit: some writers leave bytes of an earlier value behind it. */
-function cutAtNul(text: string): string {
-  const start = text.search(/[^ \0]/);
-  const end = start < 0 ? -1 : text.indexOf("\0", start);
-  return end < 0 ? text : text.slice(0, end);
+  let at = offset;
+  const end = offset + length;
+  while (at < end && (block[at] === 0x20 || block[at] === 0)) at++;
+  let value = 0;
+  for (; at < end; at++) {
+    const digit = (block[at] ?? 0) - 0x30;
+    if (digit < 0 || digit > 7) break;
+    value = value * 8 + digit;
+  }
+  while (at < end && block[at] === 0x20) at++;
+  // Behind a NUL some writers leave bytes of an earlier value.
+  if (at < end && block[at] !== 0) throw new InvalidInput(`a header's ${field} is not a number`);
+  return value;
 }
 
 function encodeOctal(block: Buffer, offset: number, width: number, value: number): void {

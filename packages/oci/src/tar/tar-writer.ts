@@ -1,9 +1,10 @@
 import { type ByteString, toBytes } from "../byte-string.ts";
-import { blockBytes, encodeHeader, encodePax, fitsOctal } from "./tar-header.ts";
-import type { TarEntry, TarEntryType } from "./tar-reader.ts";
+import { encodePax } from "./pax-records.ts";
+import type { TarEntry, TarEntryType } from "./tar-entry.ts";
+import { blockBytes, encodeHeader, fitsOctal } from "./tar-header.ts";
 
 /** What a header says; the writer takes everything from it, so the same entries give the same bytes. */
-export type TarHeader = Omit<TarEntry, "ordinal">;
+export type TarHeader = Omit<TarEntry, "data">;
 
 const typeflags: Readonly<Record<TarEntryType, string>> = {
   file: "0",

@@ -1,0 +1,112 @@
+import { open, rename } from "node:fs/promises";
+import { join } from "node:path";
+import { type ByteString, printable } from "../byte-string.ts";
+import { type Digest, digestAlgorithm, StreamingDigest, shortDigest } from "../digest.ts";
+import { InvalidInput, rethrowInvalid } from "../invalid-input.ts";
+import { noXattrs, type TarEntry } from "../tar/tar-entry.ts";
+import { TarParser } from "../tar/tar-parser.ts";
+import { AppendingFile } from "./appending-file.ts";
+import { decompress } from "./decompress.ts";
+import { IndexEncoder } from "./layer-index.ts";
+import { bytesPerRange, checkBytes, checkCount, type ImageLimits } from "./limits.ts";
+import { keptXattrs, xattrBytes } from "./xattrs.ts";
+
+/** Names in a layer directory. */
+export const indexName = "index";
+export const contentName = "content";
+
+export interface UnpackLayerOptions {
+  /** Of the layer as it travels; named in errors. Whoever feeds the chunks checks it. */
+  readonly digest: Digest;
+  /** Of the layer as it travels: what its unpacked size is compared with. */
+  readonly sizeBytes: number;
+  /** Digest of the tar stream, from the image's config; checked here. */
+  readonly diffId: Digest;
+  /** Exists and is empty. */
+  readonly directory: string;
+  readonly limits: ImageLimits;
+  readonly signal: AbortSignal;
+  /** Called with the growing number of tar bytes read. */
+  readonly onBytes?: (bytes: number) => void;
+}
+
+/**
+ * Unpacks a layer into a layer directory: `content`, the bytes of its files behind one another, and `index`, its entries. The
+ * index appears last, when both are on disk: a directory that has one is complete. After a failure the directory is the
+ * caller's to remove. Throws IMAGE_LAYER_INVALID naming the layer, IMAGE_TOO_LARGE or ROOTFS_DISK_FULL.
+ */
+export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: UnpackLayerOptions): Promise<void> {
+  const { digest, diffId, directory, limits, signal, sizeBytes, onBytes } = options;
+  await using content = await AppendingFile.create(join(directory, contentName));
+  const part = join(directory, `${indexName}.part`);
+  await using index = await AppendingFile.create(part);
+  const hash = new StreamingDigest(digestAlgorithm(diffId));
+  const sink = new LayerSink(content, new IndexEncoder(diffId), limits);
+  const parser = new TarParser(sink);
+  let bytes = 0;
+  try {
+    for await (const chunk of decompress(chunks, { sizeBytes, limits, signal })) {
+      parser.write(chunk);
+      for (const piece of sink.encoder.take()) index.add(piece);
+      // Written by the thread pool while this thread hashes.
+      await content.settle();
+      await index.settle();
+      hash.update(chunk);
+      bytes += chunk.length;
+      onBytes?.(bytes);
+    }
+    parser.end();
+    if (hash.finish() !== diffId) throw new InvalidInput("it does not unpack to the digest in the image's config");
+  } catch (error) {
+    rethrowInvalid(error, "IMAGE_LAYER_INVALID", `layer ${shortDigest(digest)}`);
+  }
+  sink.encoder.addTail({
+    entries: sink.entries,
+    contentBytes: content.sizeBytes,
+    droppedXattrs: [...sink.dropped],
+  });
+  for (const piece of sink.encoder.take()) index.add(piece);
+  await Promise.all([content.finish(), index.finish()]);
+  signal.throwIfAborted();
+  await rename(part, join(directory, indexName));
+  await using handle = await open(directory);
+  await handle.sync();
+}
+
+/** Files content and entries; counts what one layer may hold, before the merger counts the image's. */
+class LayerSink {
+  readonly encoder: IndexEncoder;
+  readonly dropped = new Set<ByteString>();
+  entries = 0;
+  readonly #content: AppendingFile;
+  readonly #limits: ImageLimits;
+  #metadataBytes = 0;
+
+  constructor(content: AppendingFile, encoder: IndexEncoder, limits: ImageLimits) {
+    this.#content = content;
+    this.encoder = encoder;
+    this.#limits = limits;
+  }
+
+  entry(entry: TarEntry): void {
+    const limits = this.#limits;
+    const xattrs = entry.type === "hardlink" ? noXattrs : keptXattrs(entry, limits, this.dropped);
+    checkCount("the layer's entries are", ++this.entries, limits.entries);
+    checkBytes(() => `the file ${printable(entry.name)} is`, entry.sizeBytes, limits.fileBytes);
+    this.#metadataBytes += entry.name.length + entry.linkName.length + xattrBytes(xattrs);
+    this.#metadataBytes += (entry.data?.length ?? 0) * bytesPerRange;
+    checkBytes("the layer's names and attributes are", this.#metadataBytes, limits.metadataBytes);
+    this.encoder.addEntry({ ...entry, mtimeNs: clampTime(entry.mtimeNs), xattrs });
+  }
+
+  content(bytes: Buffer): void {
+    this.#content.add(bytes);
+  }
+}
+
+/** From the epoch to the last second that every file system in use can hold (32 unsigned bits). */
+const maxMtimeNs = (2n ** 32n - 1n) * 1_000_000_000n;
+
+function clampTime(ns: bigint): bigint {
+  return ns < 0n ? 0n : ns > maxMtimeNs ? maxMtimeNs : ns;
+}
