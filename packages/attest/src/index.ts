@@ -1,7 +1,7 @@
 export { decodeBase64 } from "./dsse.ts";
 export { InvalidAttestation } from "./invalid-attestation.ts";
 export { readSigningKey, readVerificationKeys, type SigningKey, type VerificationKey } from "./keys.ts";
-export type { PackageList } from "./packages/package-list.ts";
+export type { Package, PackageList, UnreadFile } from "./packages/package-list.ts";
 export { PackageScan } from "./packages/package-scan.ts";
 export {
   type ProvenanceImage,

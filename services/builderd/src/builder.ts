@@ -18,6 +18,7 @@ import { migrations } from "./adapters/schema.ts";
 import { SqlBuildStore } from "./adapters/sql-build-store.ts";
 import { SqlQuotaStore } from "./adapters/sql-quota-store.ts";
 import { SqlUploadStore } from "./adapters/sql-upload-store.ts";
+import type { ProvenanceKeys } from "./attest/provenance-keys.ts";
 import { BuildFeed } from "./build-feed.ts";
 import { BuildQueue } from "./build-queue.ts";
 import { BuildQuotas } from "./build-quotas.ts";
@@ -48,7 +49,7 @@ export interface Builder extends AsyncDisposable {
 
 /** Everything of builderd but its place on the network. Disposal waits for builds that run, until the abort signal. */
 export async function openBuilder(
-  config: Omit<Config, "rpc" | "assetManager" | "policyFile">,
+  config: Omit<Config, "rpc" | "assetManager" | "policyFile" | keyof ProvenanceKeys>,
   context: Pick<DaemonContext, "log" | "metrics" | "abort" | "stopping">,
   parts: BuilderParts,
 ): Promise<Builder> {

@@ -1,9 +1,19 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { makeSigningKey } from "@unkey/attest/testing";
 import { ConfigError, Settings } from "@unkey/daemon";
 import { readConfig } from "./config.ts";
 
+const folder = mkdtempSync(join(tmpdir(), "metald-config-"));
+after(() => rmSync(folder, { recursive: true, force: true }));
+const keysFile = join(folder, "keys.pem");
+writeFileSync(keysFile, makeSigningKey().publicKeyPem);
+
 const needed = {
+  UNKEY_METALD_PROVENANCE_KEYS: keysFile,
   UNKEY_METALD_DATA_DIR: "/var/lib/unkey/metald",
   UNKEY_METALD_IDENTITY_DIR: "/etc/unkey",
   UNKEY_METALD_ASSETMANAGERD_ADDRESS: "127.0.0.1:8083",
@@ -36,7 +46,15 @@ test("tells every mistake at once", () => {
     (error) => {
       assert.ok(error instanceof ConfigError);
       const text = error.mistakes.join("\n");
-      for (const part of ["DATA_DIR", "IDENTITY_DIR", "SUBNET", '"dns"', "HYPERVISOR", "BILLAGED_ADDRESS"]) {
+      for (const part of [
+        "DATA_DIR",
+        "IDENTITY_DIR",
+        "SUBNET",
+        '"dns"',
+        "HYPERVISOR",
+        "BILLAGED_ADDRESS",
+        "PROVENANCE_KEYS",
+      ]) {
         assert.match(text, new RegExp(part));
       }
       return true;
@@ -53,4 +71,13 @@ test("a data directory too deep for the sockets of its VMs is a mistake, not a f
     (error) => error instanceof ConfigError && /DATA_DIR: has 57 bytes; .* room for 56/.test(error.mistakes.join()),
   );
   assert.equal(read({ ...deep, UNKEY_METALD_HYPERVISOR: "memory" }).hypervisor, "memory");
+});
+
+test("without keys that it can read, metald does not start, and says what to do", () => {
+  const { UNKEY_METALD_PROVENANCE_KEYS: _, ...without } = needed;
+  assert.throws(() => read(without), /PROVENANCE_KEYS is required: .*`unkey dev up` makes one/);
+  const broken = join(folder, "broken.pem");
+  writeFileSync(broken, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+  assert.throws(() => read({ ...needed, UNKEY_METALD_PROVENANCE_KEYS: broken }), /is a CERTIFICATE, not a PUBLIC KEY/);
+  assert.throws(() => read({ ...needed, UNKEY_METALD_PROVENANCE_KEYS: join(folder, "none") }), /ENOENT/);
 });

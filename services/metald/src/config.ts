@@ -1,4 +1,6 @@
+import { readFileSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
+import { readVerificationKeys, type VerificationKey } from "@unkey/attest";
 import { gib, isServiceError, mib } from "@unkey/base";
 import type { Address, Settings } from "@unkey/daemon";
 import { type RpcSettings, readRpcSettings } from "@unkey/rpc";
@@ -23,6 +25,8 @@ export interface Config {
   readonly bootTimeoutMs: number;
   /** A log of a VM is kept to at most twice this. */
   readonly logLimitBytes: number;
+  /** Root filesystems whose provenance one of these signed are booted, no others. */
+  readonly provenanceKeys: readonly VerificationKey[];
   readonly assetmanagerd: Address;
   readonly billaged: Address;
 }
@@ -65,9 +69,29 @@ export function readConfig(settings: Settings): Config {
     }),
     bootTimeoutMs: settings.durationMs("BOOT_TIMEOUT", { min: 1_000, max: 600_000, default: 30_000 }),
     logLimitBytes: settings.bytes("LOG_LIMIT", { min: 4096, max: gib, default: 4 * mib }),
+    provenanceKeys: readProvenanceKeys(settings),
     assetmanagerd: settings.address("ASSETMANAGERD_ADDRESS"),
     billaged: settings.address("BILLAGED_ADDRESS"),
   };
+}
+
+function readProvenanceKeys(settings: Settings): readonly VerificationKey[] {
+  const path = settings.path("PROVENANCE_KEYS", { default: undefined });
+  if (path === undefined) {
+    settings.mistake(
+      "UNKEY_METALD_PROVENANCE_KEYS is required: a PEM file with the public keys of the platform's builderd; " +
+        "`unkey dev up` makes one, `openssl pkey -pubout` prints the public half of a key",
+    );
+    return [];
+  }
+  try {
+    return readVerificationKeys(readFileSync(path, "utf8"));
+  } catch (error) {
+    settings.mistake(
+      `UNKEY_METALD_PROVENANCE_KEYS: ${path}: ${error instanceof Error ? error.message : String(error)}`,
+    );
+    return [];
+  }
 }
 
 function readSubnet(settings: Settings): Subnet | undefined {

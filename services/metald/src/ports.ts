@@ -180,6 +180,22 @@ export interface Assets {
   release(tenantId: TenantId, leaseId: string, signal: AbortSignal): Promise<void>;
 }
 
+/** Whose root filesystems are booted. */
+export interface RootfsTrust {
+  /**
+   * Returns when the provenance of the root filesystem holds. Throws PROVENANCE_MISSING or PROVENANCE_INVALID, or what keeps it
+   * from being read.
+   */
+  check(request: ProvenanceRequest, signal: AbortSignal): Promise<void>;
+}
+
+export interface ProvenanceRequest {
+  readonly tenantId: TenantId;
+  readonly rootfsAssetId: string;
+  /** File in an existing folder where what was found is kept for the next time. */
+  readonly keepPath: string;
+}
+
 export interface StageRequest {
   readonly tenantId: TenantId;
   readonly vmId: VmId;

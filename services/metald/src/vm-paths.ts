@@ -10,6 +10,8 @@ export interface VmPaths {
   readonly rootfs: string;
   readonly layer: string;
   readonly config: string;
+  /** The provenance that its root filesystem was believed for. */
+  readonly provenance: string;
   /** The only folder that the VM's user can write: the hypervisor's sockets and logs. */
   readonly runDir: string;
 }
@@ -25,6 +27,7 @@ export function vmPaths(vmsDir: string, vmId: string): VmPaths {
     rootfs: join(assetsDir, "rootfs"),
     layer: join(dir, "upper.ext4"),
     config: join(dir, "config.img"),
+    provenance: join(dir, "provenance.json"),
     runDir: join(dir, "run"),
   };
 }

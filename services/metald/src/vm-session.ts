@@ -5,7 +5,7 @@ import type { SlotIdentity } from "./domain/slot-identity.ts";
 import type { Vm, VmPatch } from "./domain/vm.ts";
 import type { MeteringLink } from "./metering/metering-link.ts";
 import type { Sampler } from "./metering/sampler.ts";
-import type { Assets, Cgroups, CounterSource, Disks, Networks, SeriesStore } from "./ports.ts";
+import type { Assets, Cgroups, CounterSource, Disks, Networks, RootfsTrust, SeriesStore } from "./ports.ts";
 import type { VmPaths } from "./vm-paths.ts";
 
 /** What the steps of a verb work with. */
@@ -14,6 +14,7 @@ export interface StepDeps {
   /** How guests run on this host; found once. */
   readonly probe: () => Promise<ProbeResult>;
   readonly assets: Assets;
+  readonly trust: RootfsTrust;
   readonly disks: Disks;
   readonly networks: Networks;
   readonly cgroups: Cgroups;

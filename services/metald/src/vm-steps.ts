@@ -22,6 +22,15 @@ const maxProcesses = 256;
 
 /** What each kind of step does. Every one may be run again, whatever an earlier run came to. */
 export const vmSteps: Readonly<Record<StepKind, Step>> = {
+  "check-provenance": async ({ trust, disks }, { vm, paths, signal }) => {
+    const { rootfsAssetId } = fromBinary(VmSpecSchema, vm.spec);
+    await disks.ensureDir(paths.dir, 0o711);
+    await trust.check(
+      { tenantId: vm.tenantId, rootfsAssetId, keepPath: paths.provenance },
+      within(signal, stagingTimeoutMs),
+    );
+  },
+
   "stage-assets": async ({ assets, disks }, { vm, paths, update, signal }) => {
     const spec = fromBinary(VmSpecSchema, vm.spec);
     await disks.ensureDir(paths.dir, 0o711);

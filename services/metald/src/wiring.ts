@@ -14,6 +14,7 @@ import { ensureBootAssets } from "./adapters/boot-assets.ts";
 import { lockInstance } from "./adapters/instance-lock.ts";
 import { LinuxCounterSource } from "./adapters/linux-counter-source.ts";
 import { MemoryCgroups, MemoryCounters, MemoryNetworks } from "./adapters/memory-host.ts";
+import { ProvenanceCheck } from "./adapters/provenance-check.ts";
 import { hostResolvers } from "./adapters/resolvers.ts";
 import { leaseMs, RpcAssets } from "./adapters/rpc-assets.ts";
 import { migrations } from "./adapters/schema.ts";
@@ -125,6 +126,11 @@ export async function startMetald(config: Config, context: DaemonContext): Promi
       abort: context.abort,
       metering: link,
       assets: new RpcAssets(assetClient, isReal ? bootAssets : noBootAssets),
+      trust: new ProvenanceCheck({
+        client: assetClient,
+        keys: config.provenanceKeys,
+        builderId: `spiffe://${identity.current.id.trustDomain}/builderd`,
+      }),
       store,
       series,
       sampler,

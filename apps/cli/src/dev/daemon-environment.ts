@@ -38,16 +38,21 @@ const services: readonly Service[] = [
   },
   {
     name: "builderd",
-    dependsOn: ["certificates", "assetmanagerd"],
+    dependsOn: ["certificates", "provenance-key", "assetmanagerd"],
     ports: { rpc: 8082, health: 9467 },
-    settings: (home) => ({ ASSETMANAGERD_ADDRESS: peer(home, "assetmanagerd") }),
+    settings: (home) => ({
+      ASSETMANAGERD_ADDRESS: peer(home, "assetmanagerd"),
+      PROVENANCE_KEY_FILE: home.provenance.keyFile,
+      PROVENANCE_KEYS: home.provenance.trustedFile,
+    }),
   },
   {
     name: "metald",
-    dependsOn: ["certificates", "guest", "assetmanagerd", "billaged"],
+    dependsOn: ["certificates", "provenance-key", "guest", "assetmanagerd", "billaged"],
     ports: { rpc: 8080, health: 9465 },
     settings: (home) => ({
       GUEST_DIR: home.guestDir,
+      PROVENANCE_KEYS: home.provenance.trustedFile,
       ASSETMANAGERD_ADDRESS: peer(home, "assetmanagerd"),
       BILLAGED_ADDRESS: peer(home, "billaged"),
     }),

@@ -1,5 +1,6 @@
 import { mkdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
+import type { ProvenanceKeyFiles } from "@unkey/pki";
 
 /** Where a platform on this host keeps what: one folder, UNKEY_HOME, open to its owner only. */
 export interface Home {
@@ -11,6 +12,8 @@ export interface Home {
   readonly guestDir: string;
   /** The authority behind mutual TLS between the daemons. */
   readonly authorityDir: string;
+  /** What builderd signs provenance with, and what hosts believe. */
+  readonly provenance: ProvenanceKeyFiles;
   /** Where gatewayd puts the certificate of the authority behind the API's and the apps' addresses. */
   readonly publicCaFile: string;
   readonly statusFile: string;
@@ -40,6 +43,10 @@ export function openHome(path: string): Home {
     compileCacheDir: folder("cache/compile"),
     guestDir: join(root, "guest"),
     authorityDir: join(root, "pki/internal"),
+    provenance: {
+      keyFile: join(root, "pki/provenance/signing.key"),
+      trustedFile: join(root, "pki/provenance/trusted.pem"),
+    },
     publicCaFile: join(root, "data/gatewayd/ingress-ca.crt"),
     statusFile: join(runDir, "status.json"),
     portsFile: join(runDir, "ports.json"),

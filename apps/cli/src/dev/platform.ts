@@ -1,4 +1,4 @@
-import { Authority, ensureIdentity } from "@unkey/pki";
+import { Authority, ensureIdentity, ensureProvenanceKey } from "@unkey/pki";
 import { platformDaemons, trustDomain } from "./daemon-environment.ts";
 import type { PlatformSpec, TaskSpec } from "./daemon-spec.ts";
 import type { Home } from "./home.ts";
@@ -20,6 +20,7 @@ export function unkeyPlatform(home: Home, env: Readonly<Record<string, string | 
         daemons.map(({ name }) => name),
         renewIdentity,
       ),
+      provenanceKey(home),
       guest(home, isMemoryOnly(env)),
     ],
     renewIdentity,
@@ -34,6 +35,16 @@ function certificates(names: readonly string[], renew: (service: string) => void
     run: async () => {
       for (const name of [...names, "operator"]) renew(name);
       return `of ${trustDomain}, renewed every 12 h`;
+    },
+  };
+}
+
+function provenanceKey(home: Home): TaskSpec {
+  return {
+    name: "provenance-key",
+    run: async () => {
+      ensureProvenanceKey(home.provenance);
+      return "what builderd signs root filesystems with";
     },
   };
 }

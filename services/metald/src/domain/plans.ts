@@ -6,6 +6,7 @@ import type { Verb } from "./vm.ts";
  * after a crash anywhere; the ones that take away are the undo of those that make.
  */
 export type StepKind =
+  | "check-provenance"
   | "stage-assets"
   | "make-disks"
   | "make-network"
@@ -36,10 +37,12 @@ export interface Plan {
 
 const steps = (...kinds: StepKind[]): PlanItem[] => kinds.map((step) => ({ step }));
 
-// Boot makes everything sure again: a VM that was stopped may have lost its netns and cgroup to a drain or a host restart.
+// Boot makes everything sure again: a VM that was stopped may have lost its netns and cgroup to a drain or a host restart, and
+// the key that its root filesystem was signed with may be trusted no more.
 const boot: readonly PlanItem[] = [
   { event: "boot" },
-  ...steps("make-disks", "make-network", "make-cgroup", "define-process", "begin-metering", "start-guest"),
+  ...steps("check-provenance", "make-disks", "make-network", "make-cgroup", "define-process", "begin-metering"),
+  ...steps("start-guest"),
   { event: "started" },
 ];
 const undoBoot: readonly StepKind[] = ["end-metering", "kill-process"];
@@ -51,7 +54,7 @@ const removeAll: readonly StepKind[] = ["end-metering", "kill-process", ...relea
 export const plans: Readonly<Record<Verb, Plan>> = {
   create: {
     items: [
-      ...steps("stage-assets", "make-disks", "make-network", "make-cgroup", "define-process"),
+      ...steps("check-provenance", "stage-assets", "make-disks", "make-network", "make-cgroup", "define-process"),
       { event: "prepared" },
     ],
     undo: removeAll,

@@ -1,7 +1,7 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { accessSync, chmodSync, constants } from "node:fs";
-import { copyFile, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -71,6 +71,7 @@ export class DaemonBed {
       await bed.#stack.disposeAsync();
     });
     chmodSync(bed.dir, 0o700); // as closed as an operator's home
+    await writeFile(join(bed.dir, "provenance-keys.pem"), bed.assets.signer.publicKeyPem);
     if (hypervisor === "qemu") await bed.#makeRootfs();
     for (const [name, routes] of Object.entries({ assetmanagerd: bed.assets.routes, billaged: bed.billaged.routes })) {
       const log = createLogger({ write: (line) => void bed.logLines.push(line) });
@@ -95,6 +96,7 @@ export class DaemonBed {
       UNKEY_METALD_DATA_DIR: join(this.dir, "data"),
       UNKEY_METALD_GUEST_DIR: guestDir,
       UNKEY_METALD_IDENTITY_DIR: join(this.dir, "identities", "metald"),
+      UNKEY_METALD_PROVENANCE_KEYS: join(this.dir, "provenance-keys.pem"),
       UNKEY_METALD_ASSETMANAGERD_ADDRESS: this.#peers["assetmanagerd"] ?? "",
       UNKEY_METALD_BILLAGED_ADDRESS: this.#peers["billaged"] ?? "",
       UNKEY_METALD_ADDRESS_FILE: this.#addressFile,

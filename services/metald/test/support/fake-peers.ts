@@ -1,8 +1,9 @@
+import { createHash } from "node:crypto";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import type { ConnectRouter } from "@connectrpc/connect";
-import { AssetSchema, AssetService, AssetState, LeaseSchema } from "@unkey/api/asset";
+import { AssetKind, AssetSchema, AssetService, AssetState, LeaseSchema } from "@unkey/api/asset";
 import {
   FrameAckSchema,
   MeteringService,
@@ -10,14 +11,22 @@ import {
   type NotifyVmStoppedRequest,
   type SampleFrame,
 } from "@unkey/api/metering";
+import { makeSigningKey, provenanceOf } from "@unkey/attest/testing";
 import { newId, ServiceError } from "@unkey/base";
 
-/** assetmanagerd as far as metald sees it. Files are what `contentOf` answers for an asset. */
+const provenancePrefix = "provenance-of-";
+
+/** assetmanagerd as far as metald sees it: every asset is a root filesystem that `signer` vouches for. Files are what `contentOf` answers for an asset. */
 export class FakeAssets {
   readonly leases = new Map<string, string>();
   readonly uploads = new Map<string, Uint8Array>();
   failure: ServiceError | undefined;
   contentOf: (assetId: string) => Uint8Array = () => new Uint8Array();
+  readonly signer = makeSigningKey();
+  /** Envelopes that are attached to a root filesystem, newest first. */
+  provenancesOf: (rootfsDigest: string) => readonly Uint8Array[] = (digest) => [provenanceOf(digest, this.signer)];
+  /** Questions about provenance since the start. */
+  provenanceCalls = 0;
 
   readonly routes = (router: ConnectRouter): void => {
     router.service(AssetService, {
@@ -42,7 +51,23 @@ export class FakeAssets {
         if (![...this.leases.values()].includes(leaseId)) throw new ServiceError("VM_NOT_FOUND", "no such lease");
         return { leaseId };
       },
-      getAsset: async ({ assetId }) => ({ assetId, state: AssetState.AVAILABLE }),
+      getAsset: async ({ assetId }) => {
+        if (this.failure) throw this.failure;
+        return { assetId, state: AssetState.AVAILABLE, kind: AssetKind.ROOTFS, digest: this.#digestOf(assetId) };
+      },
+      listAssets: async ({ kind, attachedTo }) => {
+        this.provenanceCalls++;
+        const envelopes = kind === AssetKind.PROVENANCE ? this.provenancesOf(this.#digestOf(attachedTo)) : [];
+        const assets = envelopes.map((envelope, index) => ({
+          assetId: `${provenancePrefix}${attachedTo}-${index}`,
+          kind: AssetKind.PROVENANCE,
+          state: AssetState.AVAILABLE,
+          attachedTo,
+          sizeBytes: BigInt(envelope.length),
+        }));
+        return { assets };
+      },
+      downloadAsset: (request) => this.#download(request.assetId),
       uploadAsset: async (parts) => {
         const chunks: Uint8Array[] = [];
         for await (const { part } of parts) if (part.case === "chunk") chunks.push(part.value);
@@ -52,6 +77,17 @@ export class FakeAssets {
       },
     });
   };
+
+  #digestOf(assetId: string): string {
+    return `sha256:${createHash("sha256").update(this.contentOf(assetId)).digest("hex")}`;
+  }
+
+  async *#download(provenanceId: string) {
+    const [, assetId = "", index = ""] = new RegExp(`^${provenancePrefix}(.*)-(\\d+)$`).exec(provenanceId) ?? [];
+    const envelope = this.provenancesOf(this.#digestOf(assetId))[Number(index)];
+    if (envelope === undefined) throw new ServiceError("ASSET_NOT_FOUND", "no such asset");
+    yield { chunk: envelope };
+  }
 }
 
 /** billaged as far as metald sees it: takes everything, remembers it, or refuses. */

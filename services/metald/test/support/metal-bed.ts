@@ -7,12 +7,14 @@ import { AssetService } from "@unkey/api/asset";
 import { ProcessConfigSchema, ResourcesSchema } from "@unkey/api/common";
 import { MetalService as MetalContract, type Vm, VmSpecSchema, VmState } from "@unkey/api/metal";
 import { MeteringService } from "@unkey/api/metering";
+import type { VerificationKey } from "@unkey/attest";
 import { gib, type HostId, mib, newId, systemClock, type TenantId } from "@unkey/base";
 import { createLogger } from "@unkey/daemon";
 import { inMemoryClient } from "@unkey/rpc";
 import { openSqlite, type Sql } from "@unkey/sql";
 import { MemoryHypervisor, type MemoryHypervisorOptions } from "@unkey/vmm";
 import { MemoryCgroups, MemoryCounters, MemoryNetworks } from "../../src/adapters/memory-host.ts";
+import { ProvenanceCheck } from "../../src/adapters/provenance-check.ts";
 import { RpcAssets } from "../../src/adapters/rpc-assets.ts";
 import { migrations } from "../../src/adapters/schema.ts";
 import { SqlSeriesStore } from "../../src/adapters/sql-series-store.ts";
@@ -87,6 +89,8 @@ export class MetalBed {
   readonly dir: string;
   readonly tenantId: TenantId = newId("tenant");
   readonly #options: BedOptions;
+  /** What the next start believes. */
+  trustedKeys: readonly VerificationKey[] = [this.assets.signer.verificationKey];
   #run: Run | undefined;
   /** Points of verbs, in order; see VmDriverDeps.trace. */
   points: string[] = [];
@@ -169,6 +173,11 @@ export class MetalBed {
         kernelAssetId: newId("asset"),
         initrdAssetId: newId("asset"),
       })),
+      trust: new ProvenanceCheck({
+        client: assetClient,
+        keys: this.trustedKeys,
+        builderId: "spiffe://unkey.test/builderd",
+      }),
       probe: async () => ({ accelerator: "memory", hypervisorVersion: "1" }),
       trace: (point) => this.#trace(point),
       store,
