@@ -79,6 +79,11 @@ export function gatewayHandlers(deps: HandlerDeps): Implementation {
       return builder.uploadImage(parts, platform.call(acting, { signal: context.signal, timeoutMs: uploadTimeoutMs }));
     },
 
+    discardUpload({ uploadId }, context) {
+      const acting = by(context);
+      return builder.discardUpload({ tenantId: acting.tenantId, uploadId }, platform.call(acting, limits(context)));
+    },
+
     async listApps(request, context) {
       return create(ListAppsResponseSchema, await apps.list(by(context), request, context.signal));
     },
@@ -135,6 +140,22 @@ export function gatewayHandlers(deps: HandlerDeps): Implementation {
       const acting = by(context);
       return builder.getBuild({ tenantId: acting.tenantId, buildId }, platform.call(acting, limits(context)));
     },
+    async *streamBuildLogs({ buildId, follow, afterSequence }, context) {
+      const acting = by(context);
+      const { tenantId } = acting;
+      yield* builder.streamBuildLogs(
+        { tenantId, buildId, follow, afterSequence },
+        platform.call(acting, { signal: context.signal }),
+      );
+    },
+    cancelBuild({ buildId }, context) {
+      const acting = by(context);
+      return builder.cancelBuild({ tenantId: acting.tenantId, buildId }, platform.call(acting, limits(context)));
+    },
+    getBuildQuota(_request, context) {
+      const acting = by(context);
+      return builder.getBuildQuota({ tenantId: acting.tenantId }, platform.call(acting, limits(context)));
+    },
     verifyBuild({ buildId }, context) {
       const acting = by(context);
       return builder.verifyBuild({ tenantId: acting.tenantId, buildId }, platform.call(acting, limits(context)));
@@ -181,15 +202,18 @@ function withUnimplemented(handlers: Implementation): Implementation {
   return { ...handlers, ...Object.fromEntries(missing.map(({ localName, name }) => [localName, refuse(name)])) };
 }
 
-/** The caller's chunks behind the header that builderd wants first. */
+/** The caller's chunks behind the header that builderd wants first; the first message may name the image. */
 async function* uploadParts(
   requests: AsyncIterable<UploadImageRequest>,
   { tenantId }: Acting,
   maxBytes: number,
 ): AsyncGenerator<MessageInitShape<typeof BuilderUploadSchema>> {
-  yield { part: { case: "header", value: { tenantId } } };
   let size = 0;
-  for await (const { chunk } of requests) {
+  let begun = false;
+  for await (const { chunk, name } of requests) {
+    if (!begun) yield { part: { case: "header", value: { tenantId, name } } };
+    else if (name !== "") throw new ServiceError("INVALID_REQUEST", "name: belongs into the first message");
+    begun = true;
     size += chunk.byteLength;
     if (size > maxBytes) throw new ServiceError("BODY_TOO_LARGE", `the image is larger than ${maxBytes} bytes`);
     if (chunk.byteLength > 0) yield { part: { case: "chunk", value: chunk } };

@@ -9,7 +9,7 @@ import { ErrorInfoSchema } from "@unkey/api/common";
 import { DeploymentState, GatewayService } from "@unkey/api/gateway";
 import committedDocument from "@unkey/api/openapi.json" with { type: "json" };
 import { rest as restOption } from "@unkey/api/options";
-import { newId } from "@unkey/base";
+import { newId, ServiceError } from "@unkey/base";
 import { deployAndWait, helloImage, untilTerminal } from "./harness/deploying.ts";
 import { openH2 } from "./harness/http.ts";
 import { type Gateway, type Surroundings, surroundings } from "./harness/platform.ts";
@@ -360,22 +360,78 @@ test("malformed messages over Connect get the code, the reason and a next step",
 
 test("an upload over REST and over Connect reaches the builder whole", async () => {
   const bytes = Buffer.alloc(700_000, "layer");
-  const answer = await rest(gateway, "POST", "/v1/uploads", {
+  const answer = await rest(gateway, "POST", "/v1/uploads?name=app.tar", {
     raw: bytes,
     headers: { "content-type": "application/x-tar" },
   });
   assert.equal(answer.status, 201, answer.body);
   assert.equal(around.builderd.uploads.at(-1)?.size, bytes.byteLength);
-  async function* chunks() {
-    for (let at = 0; at < bytes.byteLength; at += 100_000) yield { chunk: bytes.subarray(at, at + 100_000) };
+  assert.equal(around.builderd.uploads.at(-1)?.name, "app.tar");
+  async function* chunks(second = "") {
+    yield { name: "app.tar" };
+    for (let at = 0; at < bytes.byteLength; at += 100_000) {
+      yield { chunk: bytes.subarray(at, at + 100_000), name: second };
+    }
   }
+  assert.equal((await refusal(gateway.client().uploadImage(chunks("late")))).reason, "INVALID_REQUEST");
   const upload = await gateway.client().uploadImage(chunks());
+  assert.equal(around.builderd.uploads.at(-1)?.name, "app.tar");
   assert.equal(upload.digest, answer.json["digest"]);
   const deployment = await deployAndWait(gateway.client(), {
     app: "uploaded",
     image: { source: { case: "uploadId", value: upload.uploadId } },
   });
   assert.equal(deployment.state, DeploymentState.SUCCEEDED);
+  // The fake calls a build by its upload's id.
+  assert.equal(deployment.image, upload.uploadId);
+  const discarded = await rest(gateway, "DELETE", `/v1/uploads/${upload.uploadId}`);
+  assert.equal(discarded.status, 200, discarded.body);
+  assert.equal(around.builderd.discarded.at(-1), upload.uploadId);
+});
+
+test("a deployment whose build is refused frees its upload", async () => {
+  const uploadId = newId("upload");
+  around.builderd.before = (method) => {
+    if (method === "buildImage") throw new ServiceError("BUILD_QUOTA_EXCEEDED", "too much");
+  };
+  const refused = await deployAndWait(gateway.client(), {
+    app: "refused",
+    image: { source: { case: "uploadId", value: uploadId } },
+  }).finally(() => (around.builderd.before = () => undefined));
+  assert.deepEqual([refused.failure?.step, refused.failure?.reason], ["build", "BUILD_QUOTA_EXCEEDED"]);
+  assert.ok(around.builderd.discarded.includes(uploadId));
+});
+
+test("a build's log, quota and end go through with the key's tenant", async () => {
+  const client = gateway.client();
+  const { buildId } = await deployAndWait(client, { app: "logged" });
+  const sequences = async (request: { readonly afterSequence?: bigint }) =>
+    (await Array.fromAsync(client.streamBuildLogs({ buildId, ...request }))).map(({ sequence }) => sequence);
+  assert.deepEqual(await sequences({}), [1n, 2n, 3n]);
+  assert.deepEqual(await sequences({ afterSequence: 2n }), [3n]);
+  const lines = await rest(gateway, "GET", `/v1/builds/${buildId}/logs?after_sequence=1`);
+  assert.deepEqual(
+    lines.body
+      .trim()
+      .split("\n")
+      .map((line) => (JSON.parse(line) as { text: string }).text),
+    ["line 2", "line 3"],
+  );
+  const quota = await rest(gateway, "GET", "/v1/build-quota");
+  assert.deepEqual([quota.json["dailyLimit"], Number(quota.json["dailyUsed"]) > 0], [500, true]);
+  const cancelled = await rest(gateway, "POST", `/v1/builds/${buildId}/cancel`);
+  assert.equal(cancelled.json["state"], "BUILD_STATE_CANCELLED");
+  const stranger = gateway.client({ key: await otherTenant() });
+  assert.equal((await refusal(Array.fromAsync(stranger.streamBuildLogs({ buildId })))).code, Code.NotFound);
+  assert.equal((await refusal(stranger.cancelBuild({ buildId }))).code, Code.NotFound);
+  assert.equal((await stranger.getBuildQuota({})).dailyUsed, 0);
+});
+
+test("VMs are listed with the names of their apps", async () => {
+  const client = gateway.client();
+  const { appId } = await deployAndWait(client, { app: "named" });
+  const { vms, appNames } = await client.listVms({ app: "named" });
+  assert.deepEqual([vms.length, appNames], [1, { [appId]: "named" }]);
 });
 
 test("a request target that would be a bad host in a URL is a path that there is not", async () => {

@@ -93,10 +93,13 @@ export class RestHandler {
     const status = rest.successStatus || 200;
     if (rest.rawBody) {
       mustBeType(request, uploadTypes);
-      const answer = await runner.clientStream(
-        context,
-        chunks(request, (chunk) => create(method.input, { chunk })),
-      );
+      // What stands in the path and the query is the first message.
+      const head = messageOf(method.input, { path: variables, query: url.searchParams, body: undefined });
+      async function* messages() {
+        yield head;
+        yield* chunks(request, (chunk) => create(method.input, { chunk }));
+      }
+      const answer = await runner.clientStream(context, messages());
       this.#answer(context, response, status, answer);
       return;
     }

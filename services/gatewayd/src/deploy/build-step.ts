@@ -51,7 +51,9 @@ export function buildStep(deps: {
       },
       options,
     );
-    await store.saveBuild(work.claim, { buildId: build.buildId });
+    // An upload's id says nothing to people; the builder knows its name.
+    const uploaded = request.image?.source.case === "uploadId";
+    await store.saveBuild(work.claim, { buildId: build.buildId, ...(uploaded ? { imageAsked: build.image } : {}) });
     return build;
   };
 
@@ -77,14 +79,17 @@ export function buildStep(deps: {
     },
 
     async undo(work, signal) {
-      const { buildId, rootfsAssetId, tenantId } = work.deployment;
+      const { buildId, rootfsAssetId, tenantId, request } = work.deployment;
       vault.delete(work.deployment.deploymentId);
+      const options = platform.call(work.acting, { signal, timeoutMs: callTimeoutMs });
+      const source = request.image?.source;
+      // A build frees its upload; without one nobody else does before it expires.
+      if (buildId === "" && source?.case === "uploadId") {
+        await builder.discardUpload({ tenantId, uploadId: source.value }, options);
+      }
       // A complete build is a cache entry that the next deployment wants.
       if (buildId === "" || rootfsAssetId !== "") return;
-      await builder.cancelBuild(
-        { tenantId, buildId },
-        platform.call(work.acting, { signal, timeoutMs: callTimeoutMs }),
-      );
+      await builder.cancelBuild({ tenantId, buildId }, options);
     },
   };
 }

@@ -58,7 +58,7 @@ export function deploymentView(row: DeploymentRow, urlOf: UrlOf): Deployment {
       detail: step.detail,
       attempts: step.attempts,
     })),
-    image: imageName(row.request.image),
+    image: row.imageAsked || imageName(row.request.image),
     imageDigest: row.imageDigest,
     buildId: row.buildId,
     vmIds: row.vms.map((vm) => vm.vmId),
@@ -85,7 +85,7 @@ export function appView(
     state: appState(app, vms),
     url: app.deploymentId === "" ? "" : urlOf(app.name),
     deploymentId: app.deploymentId,
-    image: imageName(release?.request.image),
+    image: release?.imageAsked || imageName(release?.request.image),
     vmIds: vms.map(({ row }) => row.vmId),
     createdAtMs: BigInt(app.createdAtMs),
   });

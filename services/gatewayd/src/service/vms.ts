@@ -78,8 +78,10 @@ export class VmService {
       limit: page.limit,
       beforeId: page.after,
     });
+    const appIds = [...new Set(rows.map(({ appId }) => appId))];
     return {
       vms: await this.describe(acting, rows, signal),
+      appNames: Object.fromEntries(await this.#deps.store.names(acting.tenantId, appIds)),
       nextPageToken: nextPageToken(page, rows, (row) => row.vmId),
     };
   }

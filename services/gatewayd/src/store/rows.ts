@@ -63,6 +63,8 @@ export interface DeploymentRow {
   readonly withCredentials: boolean;
   readonly buildId: string;
   readonly imageDigest: string;
+  /** What to call the image where the request says it badly; may be empty. */
+  readonly imageAsked: string;
   readonly rootfsAssetId: string;
   /** How the image wants to be run; from the build. */
   readonly process?: ProcessConfig;
@@ -140,6 +142,7 @@ interface DeploymentColumns {
   with_credentials: number;
   build_id: string;
   image_digest: string;
+  image_asked: string;
   rootfs_asset_id: string;
   process: Uint8Array | null;
   port: number;
@@ -198,6 +201,7 @@ export async function selectDeployments(sql: SqlStatements, where: string, param
     withCredentials: row.with_credentials === 1,
     buildId: row.build_id,
     imageDigest: row.image_digest,
+    imageAsked: row.image_asked,
     rootfsAssetId: row.rootfs_asset_id,
     ...(row.process === null ? {} : { process: fromBinary(ProcessConfigSchema, row.process) }),
     port: row.port,

@@ -42,6 +42,7 @@ export interface PlannedVm {
 export interface BuildFacts {
   readonly buildId?: string;
   readonly imageDigest?: string;
+  readonly imageAsked?: string;
   readonly rootfsAssetId?: string;
   readonly process?: ProcessConfig;
   readonly port?: number;
@@ -155,10 +156,11 @@ export class WorkStore {
     await this.#fenced(claim, async (tx) => {
       const { process } = facts;
       await tx.run(
-        "UPDATE deployment SET build_id = COALESCE(?, build_id), image_digest = COALESCE(?, image_digest), rootfs_asset_id = COALESCE(?, rootfs_asset_id), process = COALESCE(?, process), port = COALESCE(?, port) WHERE deployment_id = ?",
+        "UPDATE deployment SET build_id = COALESCE(?, build_id), image_digest = COALESCE(?, image_digest), image_asked = COALESCE(?, image_asked), rootfs_asset_id = COALESCE(?, rootfs_asset_id), process = COALESCE(?, process), port = COALESCE(?, port) WHERE deployment_id = ?",
         [
           facts.buildId ?? null,
           facts.imageDigest ?? null,
+          facts.imageAsked ?? null,
           facts.rootfsAssetId ?? null,
           process ? toBinary(ProcessConfigSchema, process) : null,
           facts.port ?? null,

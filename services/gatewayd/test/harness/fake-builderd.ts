@@ -17,7 +17,8 @@ export type BuilderMethod = "buildImage" | "getBuild" | "watchBuild" | "cancelBu
 export class FakeBuilderd {
   readonly builds = new Map<string, { build: Build; readonly request: BuildImageRequest }>();
   readonly calls: BuilderMethod[] = [];
-  readonly uploads: { readonly digest: string; readonly size: number }[] = [];
+  readonly uploads: { readonly digest: string; readonly size: number; readonly name: string }[] = [];
+  readonly discarded: string[] = [];
   before: (method: BuilderMethod) => Promise<void> | void = () => undefined;
   after: (method: BuilderMethod) => Promise<void> | void = () => undefined;
   /** Decides how a build ends; the default declares port 0, meaning none. */
@@ -62,6 +63,15 @@ export class FakeBuilderd {
           return build;
         }),
       uploadImage: (requests) => this.#upload(requests),
+      discardUpload: ({ uploadId }) => {
+        this.discarded.push(uploadId);
+        return {};
+      },
+      streamBuildLogs: ({ buildId, tenantId, afterSequence }) => this.#logs(buildId, tenantId, afterSequence),
+      getBuildQuota: ({ tenantId }) => ({
+        dailyLimit: 500,
+        dailyUsed: [...this.builds.values()].filter(({ build }) => build.tenantId === tenantId).length,
+      }),
     });
   };
 
@@ -75,19 +85,25 @@ export class FakeBuilderd {
     yield clone(BuildSchema, entry.build);
   }
 
+  async *#logs(buildId: string, tenantId: string, afterSequence: bigint) {
+    this.#mustFind(buildId, tenantId);
+    for (let sequence = afterSequence + 1n; sequence <= 3n; sequence++) yield { sequence, text: `line ${sequence}` };
+  }
+
   async #upload(requests: AsyncIterable<UploadImageRequest>) {
     const hash = createHash("sha256");
     let size = 0;
     let tenantId = "";
+    let name = "";
     for await (const { part } of requests) {
-      if (part.case === "header") tenantId = part.value.tenantId;
+      if (part.case === "header") ({ tenantId, name } = part.value);
       if (part.case !== "chunk") continue;
       hash.update(part.value);
       size += part.value.byteLength;
     }
     if (tenantId === "") throw new ServiceError("INVALID_REQUEST", "no header");
     const digest = `sha256:${hash.digest("hex")}`;
-    this.uploads.push({ digest, size });
+    this.uploads.push({ digest, size, name });
     return { uploadId: newId("upload"), digest, sizeBytes: BigInt(size), expiresAtMs: BigInt(Date.now() + 3_600_000) };
   }
 
