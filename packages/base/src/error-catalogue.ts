@@ -243,7 +243,7 @@ export const errorCatalogue = {
   },
   IMAGE_ARCHIVE_INVALID: {
     code: "invalid_argument",
-    nextStep: "Make an OCI layout with one image in it, for example with `skopeo copy … oci-archive:app.tar`.",
+    nextStep: "Make an archive of one image: `docker save -o app.tar <image>`, or `skopeo copy … oci-archive:app.tar`.",
   },
   ROOTFS_TOOL_MISSING: {
     code: "failed_precondition",

@@ -7,13 +7,21 @@ import { InvalidInput } from "./invalid-input.ts";
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 export function parseJsonObject(bytes: Uint8Array, what: string): JsonObject {
-  let value: unknown;
+  return asObject(parseJson(bytes, what), what);
+}
+
+export function parseJsonArray(bytes: Uint8Array, what: string): readonly unknown[] {
+  const value = parseJson(bytes, what);
+  if (Array.isArray(value)) return value;
+  throw new InvalidInput(`${what} is not an array`);
+}
+
+function parseJson(bytes: Uint8Array, what: string): unknown {
   try {
-    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch (error) {
     throw new InvalidInput(`${what} is not JSON`, { cause: error });
   }
-  return asObject(value, what);
 }
 
 export function asObject(value: unknown, what: string): JsonObject {

@@ -12,6 +12,8 @@ import { formatPlatform } from "../platform.ts";
 import { collectVerified, verified } from "../verified-file.ts";
 import { blobFile, indexFile, layoutFile, maxLayoutFileBytes } from "./layout-files.ts";
 
+/** containerd and Docker write the whole name here, and only the tag into the other. */
+const fullNameAnnotation = "io.containerd.image.name";
 const refNameAnnotation = "org.opencontainers.image.ref.name";
 
 /** The one image of an OCI layout directory. Links are not followed. */
@@ -40,10 +42,11 @@ export class LayoutImage implements ImageSource {
       const index = parseDocument(bytes, ociIndexType);
       if (index.kind !== "index")
         throw new ServiceError("IMAGE_ARCHIVE_INVALID", `${this.name}: ${indexFile} is not an index`);
-      const [only, ...others] = index.manifests;
+      // One image may stand there under several names.
+      const [only, ...others] = new Map(index.manifests.map((member) => [member.digest, member])).values();
       if (only === undefined) throw new ServiceError("IMAGE_ARCHIVE_INVALID", `${this.name} holds no image`);
       if (others.length === 0) return await this.document(only, signal);
-      this.#refuseSeveralImages(index.manifests);
+      this.#refuseSeveralImages([only, ...others]);
       return { bytes, digest: digestOf(bytes), mediaType: ociIndexType };
     } catch (error) {
       rethrowInvalid(error, "IMAGE_ARCHIVE_INVALID", this.name);
@@ -93,7 +96,9 @@ export class LayoutImage implements ImageSource {
   #refuseSeveralImages(members: readonly Descriptor[]): void {
     const platforms = members.map(({ platform }) => (platform === undefined ? "" : formatPlatform(platform)));
     if (!platforms.includes("") && new Set(platforms).size === platforms.length) return;
-    const names = members.map(({ annotations, digest }) => annotations[refNameAnnotation] ?? digest).slice(0, 8);
+    const names = members
+      .map(({ annotations, digest }) => annotations[fullNameAnnotation] ?? annotations[refNameAnnotation] ?? digest)
+      .slice(0, 8);
     throw new ServiceError(
       "IMAGE_ARCHIVE_INVALID",
       `${this.name} holds ${members.length} images (${names.join(", ").slice(0, 300)}), not one`,

@@ -119,7 +119,7 @@ for (const [name, entries, reason, words] of [
     "of something else",
     [{ name: "README", content: "x" }],
     "IMAGE_ARCHIVE_INVALID",
-    /not the tar archive of an OCI layout/,
+    /no oci-layout and no index\.json of an OCI layout, and no manifest\.json/,
   ],
   [
     "with a blob under a wrong digest",
@@ -214,12 +214,15 @@ test("a layout of several images names them instead of guessing", async (context
   const directory = await temporary(context);
   await assemble(join(directory, "l"));
   const path = join(directory, "l", "index.json");
-  const index = JSON.parse(await readFile(path, "utf8")) as { manifests: object[] };
-  const named = (name: string) => ({
+  const index = JSON.parse(await readFile(path, "utf8")) as { manifests: { digest: string }[] };
+  const named = (name: string, digest = index.manifests[0]?.digest) => ({
     ...index.manifests[0],
+    digest,
     annotations: { "org.opencontainers.image.ref.name": name },
   });
   await writeFile(path, JSON.stringify({ ...index, manifests: [named("v1"), named("v2")] }));
+  assert.equal((await resolve(join(directory, "l"))).image.manifestDigest, index.manifests[0]?.digest);
+  await writeFile(path, JSON.stringify({ ...index, manifests: [named("v1"), named("v2", digestOf("other"))] }));
   await assert.rejects(resolve(join(directory, "l")), fails("IMAGE_ARCHIVE_INVALID", /2 images \(v1, v2\)/));
   await writeFile(path, JSON.stringify({ ...index, manifests: [] }));
   await assert.rejects(resolve(join(directory, "l")), fails("IMAGE_ARCHIVE_INVALID", /no image/));
