@@ -22,12 +22,12 @@ after(() => stack.disposeAsync());
 test("an object is stored, measured, read from any offset, and gone", { skip }, async () => {
   const bytes = Buffer.from("0123456789".repeat(1000));
   await client.put("a/one", bytes, signal);
-  assert.equal(await client.sizeOf("a/one", signal), bytes.length);
+  assert.equal((await client.head("a/one", signal))?.sizeBytes, bytes.length);
   assert.deepEqual(await all(client, "a/one", 0), bytes);
   assert.deepEqual(await all(client, "a/one", 9_995), bytes.subarray(9_995));
   await client.delete("a/one", signal);
   await client.delete("a/one", signal);
-  assert.equal(await client.sizeOf("a/one", signal), undefined);
+  assert.equal(await client.head("a/one", signal), undefined);
   assert.equal(await client.get("a/one", 0, signal), undefined);
 });
 
@@ -38,8 +38,8 @@ test("an object in parts: out of order, one sent again, completed once", { skip 
   const second = await client.putPart("b/parts", uploadId, 2, two, signal);
   await client.putPart("b/parts", uploadId, 1, Buffer.alloc(5 * mib, "x"), signal);
   const first = await client.putPart("b/parts", uploadId, 1, one, signal);
-  assert.equal(await client.sizeOf("b/parts", signal), undefined, "not there before it is whole");
-  assert.deepEqual(await client.listParts("b/", signal), [{ key: "b/parts", uploadId }]);
+  assert.equal(await client.head("b/parts", signal), undefined, "not there before it is whole");
+  assert.partialDeepStrictEqual(await client.listParts("b/", signal), [{ key: "b/parts", uploadId }]);
   await client.completeParts("b/parts", uploadId, [first, second], signal);
   assert.deepEqual(await all(client, "b/parts", 0), Buffer.concat([one, two]));
   await client.completeParts("b/parts", uploadId, [first, second], signal);
@@ -53,7 +53,7 @@ test("an upload in parts that is given up leaves nothing", { skip }, async () =>
   await client.abortParts("c/parts", uploadId, signal);
   await client.abortParts("c/parts", uploadId, signal);
   assert.deepEqual(await client.listParts("c/", signal), []);
-  assert.equal(await client.sizeOf("c/parts", signal), undefined);
+  assert.equal(await client.head("c/parts", signal), undefined);
 });
 
 test("a list goes over its pages", { skip }, async () => {
@@ -110,34 +110,75 @@ const troubles: {
 
 for (const { title, answers, requests, reason } of troubles) {
   test(`a service in trouble: ${title}`, async () => {
-    let seen = 0;
-    const http = createServer((request, response) => {
-      request.resume();
-      (answers[Math.min(seen++, answers.length - 1)] ?? cut)(response, request);
-    });
-    await new Promise<void>((resolve) => http.listen(0, "127.0.0.1", resolve));
-    const { port } = http.address() as AddressInfo;
-    const settings = {
-      endpoint: `http://127.0.0.1:${port}`,
-      region: "r",
-      bucket: "b",
-      accessKeyId: "a",
-      secretAccessKey: "s",
-    };
-    const waits: number[] = [];
-    const clock = { ...systemClock, sleep: async (ms: number) => void waits.push(ms) };
-    try {
-      await using troubled = new S3Client(settings, clock);
-      const call = troubled.put("key", Buffer.from("bytes"), signal);
-      if (reason === undefined) await call;
-      else assert.equal((await failure(call)).reason, reason);
-      assert.equal(seen, requests);
-      assert.equal(waits.length, requests - 1);
-    } finally {
+    await using service = await troubledService(answers);
+    const call = service.client.put("key", Buffer.from("bytes"), signal);
+    if (reason === undefined) await call;
+    else assert.equal((await failure(call)).reason, reason);
+    assert.equal(service.requests.length, requests);
+    assert.equal(service.waits(), requests - 1);
+  });
+}
+
+test("a transfer that breaks goes on where it broke, for the same object only", async () => {
+  const text = "0123456789";
+  await using service = await troubledService([
+    (response) =>
+      void response
+        .writeHead(200, { etag: '"one"', "content-length": "10" })
+        .write(text.slice(0, 4), () => response.destroy()),
+    answer(503),
+    (response) => void response.writeHead(206, { etag: '"one"', "content-length": "6" }).end(text.slice(4)),
+  ]);
+  assert.equal((await all(service.client, "key", 0)).toString(), text);
+  assert.deepEqual(
+    service.requests.map(({ headers }) => [headers.range, headers["if-match"]]),
+    [
+      [undefined, undefined],
+      ["bytes=4-", '"one"'],
+      ["bytes=4-", '"one"'],
+    ],
+  );
+});
+
+test("a transfer that breaks without end ends as unavailable", async () => {
+  await using service = await troubledService([
+    (response, { headers }) =>
+      void response
+        .writeHead(headers.range === undefined ? 200 : 206, { etag: '"one"', "content-length": "10" })
+        .write("", () => response.destroy()),
+  ]);
+  assert.equal((await failure(all(service.client, "key", 0))).reason, "BLOB_STORE_UNAVAILABLE");
+});
+
+/** A service that gives these answers, one request each, the last one again and again, and a client of it that waits for nothing. */
+async function troubledService(answers: readonly ((response: ServerResponse, request: IncomingMessage) => void)[]) {
+  const requests: IncomingMessage[] = [];
+  const http = createServer((request, response) => {
+    request.resume();
+    (answers[Math.min(requests.length, answers.length - 1)] ?? cut)(response, request);
+    requests.push(request);
+  });
+  await new Promise<void>((resolve) => http.listen(0, "127.0.0.1", resolve));
+  const { port } = http.address() as AddressInfo;
+  const settings = {
+    endpoint: `http://127.0.0.1:${port}`,
+    region: "r",
+    bucket: "b",
+    accessKeyId: "a",
+    secretAccessKey: "s",
+  };
+  let waits = 0;
+  const troubled = new S3Client(settings, { ...systemClock, sleep: async () => void waits++ });
+  return {
+    client: troubled,
+    requests,
+    waits: () => waits,
+    [Symbol.asyncDispose]: async () => {
+      await troubled[Symbol.asyncDispose]();
       http.closeAllConnections();
       await new Promise((resolve) => http.close(resolve));
-    }
-  });
+    },
+  };
 }
 
 function answer(status: number, body = "", headers: Readonly<Record<string, string>> = {}) {

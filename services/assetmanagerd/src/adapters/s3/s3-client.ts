@@ -3,7 +3,7 @@ import { type Clock, mib, ServiceError } from "@unkey/base";
 import { AwsV4Signer } from "aws4fetch";
 import { Agent, type Dispatcher, request } from "undici";
 import { completionOf, elementsOf, textOf, textsOf, type UploadedPart } from "./s3-answers.ts";
-import { isRefusal, S3Failure, withRetries } from "./s3-failure.ts";
+import { isRefusal, pause, S3Failure, withRetries } from "./s3-failure.ts";
 
 export interface S3Settings {
   /** `https://host[:port]` of the service; the bucket is the first segment of each path. */
@@ -20,6 +20,13 @@ export interface S3Settings {
 export interface StoredObject {
   readonly key: string;
   readonly sizeBytes: number;
+}
+
+export interface UnfinishedUpload {
+  readonly key: string;
+  readonly uploadId: string;
+  /** NaN when the service does not say. */
+  readonly begunAtMs: number;
 }
 
 interface Call {
@@ -60,33 +67,74 @@ export class S3Client implements AsyncDisposable {
     await this.#answer({ method: "PUT", key, body: bytes }, signal);
   }
 
-  /** Length of an object; undefined when there is none. */
-  async sizeOf(key: string, signal: AbortSignal): Promise<number | undefined> {
+  /** An object's length and what changes with its bytes; undefined when there is none. */
+  async head(
+    key: string,
+    signal: AbortSignal,
+  ): Promise<{ readonly sizeBytes: number; readonly etag: string } | undefined> {
     try {
       const { headers } = await this.#answer({ method: "HEAD", key }, signal);
-      return Number(headers["content-length"]);
+      return { sizeBytes: Number(headers["content-length"]), etag: String(headers["etag"]) };
     } catch (error) {
       if (isRefusal(error, 404)) return undefined;
       throw error;
     }
   }
 
-  /** Bytes of an object from `offset`; undefined when there is none. What follows a broken transfer is the caller's to ask for. */
+  /**
+   * Bytes of an object from `offset`; undefined when there is none. A transfer that breaks goes on where it broke, unless the
+   * object is another one by then.
+   */
   async get(key: string, offset: number, signal: AbortSignal): Promise<AsyncIterable<Uint8Array> | undefined> {
-    const headers = offset === 0 ? {} : { range: `bytes=${offset}-` };
     try {
-      return await withRetries(this.#clock, signal, async () => {
-        const response = await this.#send({ method: "GET", key, headers }, signal);
-        if (offset > 0 && response.statusCode === 200) {
-          await response.body.dump();
-          throw new ServiceError("BLOB_STORE_REFUSED", "the S3 service answers no ranges");
-        }
-        return withFailures(response.body);
-      });
+      const first = await this.#part(key, offset, {}, signal);
+      return this.#resuming(key, offset, first, signal);
     } catch (error) {
       if (isRefusal(error, 404)) return undefined;
       throw error;
     }
+  }
+
+  async *#resuming(
+    key: string,
+    offset: number,
+    first: Dispatcher.ResponseData,
+    signal: AbortSignal,
+  ): AsyncGenerator<Uint8Array> {
+    const { etag } = first.headers;
+    const same = typeof etag === "string" ? { "if-match": etag } : {};
+    const end = offset + Number(first.headers["content-length"]);
+    let position = offset;
+    let body: AsyncIterable<Uint8Array> = first.body;
+    for (let failed = 0; ; failed++) {
+      try {
+        for await (const chunk of withFailures(body)) {
+          position += chunk.length;
+          failed = 0;
+          yield chunk;
+        }
+        return;
+      } catch (error) {
+        await pause(this.#clock, error, failed, signal);
+      }
+      if (position >= end) return;
+      ({ body } = await this.#part(key, position, same, signal));
+    }
+  }
+
+  #part(
+    key: string,
+    offset: number,
+    conditions: Readonly<Record<string, string>>,
+    signal: AbortSignal,
+  ): Promise<Dispatcher.ResponseData> {
+    const headers = { ...conditions, ...(offset === 0 ? {} : { range: `bytes=${offset}-` }) };
+    return withRetries(this.#clock, signal, async () => {
+      const response = await this.#send({ method: "GET", key, headers }, signal);
+      if (offset === 0 || response.statusCode === 206) return response;
+      await response.body.dump();
+      throw new ServiceError("BLOB_STORE_REFUSED", "the S3 service answers no ranges");
+    });
   }
 
   /** An object that is not there is success. */
@@ -153,7 +201,7 @@ export class S3Client implements AsyncDisposable {
       });
     } catch (error) {
       // A try whose answer was lost has made the object and ended the upload.
-      if (isRefusal(error, 404) && (await this.sizeOf(key, signal)) !== undefined) return;
+      if (isRefusal(error, 404) && (await this.head(key, signal)) !== undefined) return;
       throw error;
     }
   }
@@ -167,13 +215,14 @@ export class S3Client implements AsyncDisposable {
     }
   }
 
-  /** Uploads that were begun below a prefix and neither completed nor given up. */
-  async listParts(prefix: string, signal: AbortSignal): Promise<{ readonly key: string; readonly uploadId: string }[]> {
+  /** Uploads that were begun below a prefix and neither completed nor given up; a thousand at most. */
+  async listParts(prefix: string, signal: AbortSignal): Promise<UnfinishedUpload[]> {
     const { text } = await this.#answer({ method: "GET", key: "", query: { uploads: "", prefix } }, signal);
     return elementsOf(text, "Upload").flatMap((element) => {
       const [key] = textsOf(element, "Key");
       const [uploadId] = textsOf(element, "UploadId");
-      return key === undefined || uploadId === undefined ? [] : [{ key, uploadId }];
+      const begunAtMs = Date.parse(textOf(element, "Initiated") ?? "");
+      return key === undefined || uploadId === undefined ? [] : [{ key, uploadId, begunAtMs }];
     });
   }
 

@@ -57,9 +57,14 @@ export async function withRetries<T>(clock: Clock, signal: AbortSignal, attempt:
     try {
       return await attempt();
     } catch (error) {
-      if (!(error instanceof S3Failure)) throw error;
-      if (!error.passes || failed + 1 >= attempts) throw error.asServiceError();
-      await clock.sleep(error.retryAfterMs + backoffDelayMs(backoff, failed), signal);
+      await pause(clock, error, failed, signal);
     }
   }
+}
+
+/** Waits before the next attempt, or throws what ends them: `failed` came before this one. */
+export async function pause(clock: Clock, error: unknown, failed: number, signal: AbortSignal): Promise<void> {
+  if (!(error instanceof S3Failure)) throw error;
+  if (!error.passes || failed + 1 >= attempts) throw error.asServiceError();
+  await clock.sleep(error.retryAfterMs + backoffDelayMs(backoff, failed), signal);
 }

@@ -7,7 +7,7 @@ import { mib, ServiceError } from "@unkey/base";
  *   header   8 bytes magic, 32 bytes salt
  *   segment  1 MiB of text (the last one 0 bytes to 1 MiB) and its tag of 16 bytes; one after another
  *
- * The key is the tenant's, through HKDF-SHA256 with the salt: it seals this blob only, and so the nonce can be the
+ * The blob's key goes through HKDF-SHA256 with the salt: what comes out seals these bytes only, and so the nonce can be the
  * segment's number. A nonce's last byte tells the last segment, so that a blob cut short does not open (the STREAM
  * construction of Hoang, Reyhanitabar, Rogaway and Vizár, "Online Authenticated-Encryption and its Nonce-Reuse
  * Misuse-Resistance", 2015). The blob's name is authenticated with each segment: no blob passes for another.
@@ -24,12 +24,19 @@ export interface SealedBlob {
   /** What the blob is called; the same when it is opened. */
   readonly name: string;
   /** 32 bytes. */
-  readonly tenantKey: Uint8Array;
+  readonly key: Uint8Array;
 }
 
 /** Length of a sealed blob of so many bytes. */
 export function sealedSizeOf(sizeBytes: number): number {
   return headerBytes + sizeBytes + tagBytes * segmentsOf(sizeBytes);
+}
+
+/** Length of the bytes that were sealed to so many. */
+export function sizeOfSealed(sealedBytes: number): number {
+  return (
+    sealedBytes - headerBytes - tagBytes * Math.max(1, Math.ceil((sealedBytes - headerBytes) / sealedSegmentBytes))
+  );
 }
 
 function segmentsOf(sizeBytes: number): number {
@@ -83,8 +90,8 @@ export async function* unseal(
   if (segment !== last + 1) throw notSealed();
 }
 
-function keyOf({ tenantKey }: SealedBlob, salt: Uint8Array): Buffer {
-  return Buffer.from(hkdfSync("sha256", tenantKey, salt, "unkey sealed blob 1", 32));
+function keyOf({ key }: SealedBlob, salt: Uint8Array): Buffer {
+  return Buffer.from(hkdfSync("sha256", key, salt, "unkey sealed blob 1", 32));
 }
 
 function saltOf(header: Buffer): Buffer {

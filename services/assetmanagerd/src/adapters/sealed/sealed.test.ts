@@ -5,16 +5,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { mib, type TenantId } from "@unkey/base";
-import { seal, sealedOffsetOf, sealedSizeOf, unseal } from "./sealed-stream.ts";
+import { seal, sealedOffsetOf, sealedSizeOf, sizeOfSealed, unseal } from "./sealed-stream.ts";
 import { readMasterKey, TenantKeyRing } from "./tenant-key-ring.ts";
 
-const blob = { name: "sha256:one", tenantKey: randomBytes(32) };
+const blob = { name: "sha256:one", key: randomBytes(32) };
 
 for (const sizeBytes of [0, 1, mib - 1, mib, mib + 1, 3 * mib, 3 * mib + 77]) {
   test(`${sizeBytes} bytes: sealed to the length foretold, opened from any offset`, async () => {
     const text = randomBytes(sizeBytes);
     const sealed = await sealedBytes(text);
     assert.equal(sealed.length, sealedSizeOf(sizeBytes));
+    assert.equal(sizeOfSealed(sealed.length), sizeBytes);
     if (sizeBytes > 16) assert.ok(!sealed.includes(text.subarray(0, 16)));
     for (const offset of new Set([0, 1, mib - 1, mib, mib + 1, sizeBytes - 1, sizeBytes])) {
       if (offset < 0 || offset > sizeBytes) continue;
@@ -53,11 +54,11 @@ for (const { title, damage } of damages) {
   });
 }
 
-test("does not open under another name or with another tenant's key", async () => {
+test("does not open under another name or with another key", async () => {
   const sealed = await sealedBytes(text);
   const whole = { offset: 0, sizeBytes: text.length };
   await assert.rejects(opened(sealed, whole, { ...blob, name: "sha256:two" }), { reason: "ASSET_CORRUPT" });
-  await assert.rejects(opened(sealed, whole, { ...blob, tenantKey: randomBytes(32) }), { reason: "ASSET_CORRUPT" });
+  await assert.rejects(opened(sealed, whole, { ...blob, key: randomBytes(32) }), { reason: "ASSET_CORRUPT" });
 });
 
 test("a tenant's key stays, differs from another's, and needs the operator's key", async () => {

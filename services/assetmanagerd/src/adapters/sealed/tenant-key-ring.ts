@@ -1,17 +1,14 @@
-import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { ServiceError } from "@unkey/base";
 import type { Owner } from "../../domain/asset.ts";
+import { keyBytes, unwrapKey, wrapKey } from "./key-wrap.ts";
 
 /** Keeps the wrapped keys. */
 export interface WrappedKeyStore {
   /** The owner's wrapped key: `fresh`, unless there was one. Durable before it is answered. */
   wrappedKey(owner: Owner, fresh: Uint8Array): Promise<Uint8Array>;
 }
-
-const keyBytes = 32;
-const nonceBytes = 12;
-const tagBytes = 16;
 
 /**
  * A data key per tenant, random, wrapped by the operator's key (AES-256-GCM, the tenant's id authenticated). Without the
@@ -32,30 +29,10 @@ export class TenantKeyRing {
   async keyOf(owner: Owner): Promise<Uint8Array> {
     const known = this.#keys.get(owner);
     if (known !== undefined) return known;
-    const wrapped = await this.#store.wrappedKey(owner, this.#wrap(owner, randomBytes(keyBytes)));
-    const key = this.#unwrap(owner, Buffer.from(wrapped));
+    const wrapped = await this.#store.wrappedKey(owner, wrapKey(this.#master, owner, randomBytes(keyBytes)));
+    const key = unwrapKey(this.#master, owner, wrapped);
     this.#keys.set(owner, key);
     return key;
-  }
-
-  #wrap(owner: Owner, key: Uint8Array): Buffer {
-    const nonce = randomBytes(nonceBytes);
-    const cipher = createCipheriv("aes-256-gcm", this.#master, nonce).setAAD(Buffer.from(owner));
-    return Buffer.concat([nonce, cipher.update(key), cipher.final(), cipher.getAuthTag()]);
-  }
-
-  #unwrap(owner: Owner, wrapped: Buffer): Buffer {
-    const cipher = createDecipheriv("aes-256-gcm", this.#master, wrapped.subarray(0, nonceBytes), {
-      authTagLength: tagBytes,
-    });
-    cipher.setAAD(Buffer.from(owner)).setAuthTag(wrapped.subarray(-tagBytes));
-    try {
-      return Buffer.concat([cipher.update(wrapped.subarray(nonceBytes, -tagBytes)), cipher.final()]);
-    } catch (cause) {
-      throw new ServiceError("BLOB_KEY_INVALID", "the blob key is not the one that sealed this tenant's blobs", {
-        cause,
-      });
-    }
   }
 }
 
