@@ -30,6 +30,7 @@ export const routes = buildRouteMap({
     config,
     dev,
   },
+  aliases: { build: "builds" },
   docs: {
     brief: "Deploys container images into microVMs and shows what they cost",
     fullDescription: [

@@ -1,3 +1,4 @@
+import { basename } from "node:path";
 import { type Clock, formatBytes } from "@unkey/base";
 import type { Gateway } from "../connection/gateway.ts";
 import type { Step } from "../render/step-list.ts";
@@ -9,7 +10,10 @@ export interface Upload {
   readonly step: Step;
 }
 
-/** Sends a local image; an upload that breaks off is begun again, because half an archive is none. */
+/** Of the contract. */
+const maxNameLength = 255;
+
+/** Sends a local image under its file's name; an upload that breaks off is begun again, because half an archive is none. */
 export async function uploadImage(
   gateway: Gateway,
   source: Exclude<ImageSource, { kind: "reference" }>,
@@ -31,6 +35,7 @@ export async function uploadImage(
     const upload = await gateway.call(({ signal }) => {
       let sentBytes = 0;
       async function* chunks() {
+        yield { name: basename(source.path).slice(0, maxNameLength) };
         for await (const chunk of body.pieces()) {
           sentBytes += chunk.length;
           onProgress(step("running", `${formatBytes(sentBytes)} of ${total}`));

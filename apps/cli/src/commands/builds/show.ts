@@ -1,4 +1,4 @@
-import { type Build, BuildSchema, BuildStateSchema, type BuildStep } from "@unkey/api/builder";
+import { type Build, BuildSchema, BuildStateSchema, type BuildStep, RootfsFormatSchema } from "@unkey/api/builder";
 import { formatBytes } from "@unkey/base";
 import type { ApiFlags } from "../../command.ts";
 import { openGateway } from "../../connection/open.ts";
@@ -21,9 +21,17 @@ function fieldsOf(build: Build): Array<[string, string]> {
     ["state", enumWord(BuildStateSchema, build.state)],
     ["image", build.image],
     ["digest", build.imageDigest],
+    ["policy", build.policyDigest],
     ["platform", build.platform],
     ["cached", build.cacheHit ? "yes: an earlier build of the same digest was used" : "no"],
-    ["rootfs", build.rootfsBytes === 0n ? "" : `${build.rootfsAssetId} (${formatBytes(build.rootfsBytes)})`],
+    [
+      "rootfs",
+      build.rootfsBytes === 0n
+        ? ""
+        : `${build.rootfsAssetId} (${enumWord(RootfsFormatSchema, build.format)}, ${formatBytes(build.rootfsBytes)})`,
+    ],
+    ["provenance", build.provenanceAssetId],
+    ["packages", build.sbomAssetId],
     ["command", build.process?.argv.join(" ") ?? ""],
     ["created", instant(build.createdAtMs)],
     ...build.steps.map((step): [string, string] => [enumWord(BuildStateSchema, step.state), stepText(step)]),

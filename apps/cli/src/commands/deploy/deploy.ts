@@ -11,7 +11,7 @@ import { detachedHint, followDeployment } from "../../deploy/follow.ts";
 import { type ImageSource, imageSource } from "../../deploy/image-source.ts";
 import { type ResourceFlags, resourcesOf } from "../../deploy/resources.ts";
 import { uploadImage } from "../../deploy/upload.ts";
-import { usageFailure } from "../../failure.ts";
+import { CliFailure, exitCodes, usageFailure } from "../../failure.ts";
 import { readSecret } from "../../read-secret.ts";
 import { printJson } from "../../render/messages.ts";
 import { duration } from "../../render/quantities.ts";
@@ -51,7 +51,12 @@ export async function deploy(context: CliContext, flags: DeployFlags, image: str
     before.push(upload.step);
     request.image = { source: { case: "uploadId", value: upload.uploadId } };
   }
-  const deployment = await createOnce(gateway, create(CreateDeploymentRequestSchema, request));
+  const deployment = await createOnce(gateway, create(CreateDeploymentRequestSchema, request)).catch(
+    async (error: unknown) => {
+      await discardRefused(gateway, request.image, error);
+      throw error;
+    },
+  );
   if (flags.detach) {
     if (flags.json) printJson(context, DeploymentSchema, deployment);
     else context.out.write(`${deployment.deploymentId}\n${detachedHint(deployment.deploymentId)}\n`);
@@ -71,6 +76,15 @@ function createOnce(
 ): Promise<Deployment> {
   const headers = { "idempotency-key": randomUUID() };
   return gateway.call((options) => gateway.client.createDeployment(request, { ...options, headers }), "patient");
+}
+
+/** A deployment that is refused leaves no upload behind; one whose answer was lost may still need it. */
+async function discardRefused(gateway: Gateway, image: DeployedImage, error: unknown): Promise<void> {
+  const refused = error instanceof CliFailure && error.reason !== undefined && error.exitCode !== exitCodes.unavailable;
+  if (!refused || image.source.case !== "uploadId") return;
+  const uploadId = image.source.value;
+  // The refusal is what matters; an upload that stays expires.
+  await gateway.call((options) => gateway.client.discardUpload({ uploadId }, options), "once").catch(() => undefined);
 }
 
 async function requestOf(context: CliContext, flags: DeployFlags, source: ImageSource) {
@@ -98,7 +112,11 @@ async function requestOf(context: CliContext, flags: DeployFlags, source: ImageS
   };
 }
 
-function imageOf(source: ImageSource): { source: { case: "reference" | "uploadId"; value: string } } {
+interface DeployedImage {
+  source: { case: "reference" | "uploadId"; value: string };
+}
+
+function imageOf(source: ImageSource): DeployedImage {
   return { source: { case: "reference", value: source.kind === "reference" ? source.reference : "" } };
 }
 

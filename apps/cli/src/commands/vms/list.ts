@@ -27,7 +27,7 @@ export async function listVms(context: CliContext, flags: ListVmsFlags): Promise
   );
   if (flags.json) return printJson(context, ListVmsResponseSchema, page);
   if (page.vms.length === 0) context.out.write("No VMs.\n");
-  else printVms(context, page.vms);
+  else printVms(context, page.vms, page.appNames);
   noteMore(context, page.nextPageToken, limit);
 }
 
@@ -41,9 +41,11 @@ async function watchVms(context: CliContext, gateway: Gateway, app: string, json
   }
 }
 
-export function printVms(context: CliContext, vms: readonly Vm[]): void {
+/** `appNames` are the names of apps by their ids. */
+export function printVms(context: CliContext, vms: readonly Vm[], appNames: Readonly<Record<string, string>>): void {
   const columns = [
     { title: "VM" },
+    { title: "APP", shrinks: true },
     { title: "STATE" },
     { title: "BOOTS", align: "right" },
     { title: "VCPUS", align: "right" },
@@ -55,6 +57,7 @@ export function printVms(context: CliContext, vms: readonly Vm[]): void {
   const rows = vms.map((vm) => ({
     cells: [
       vm.vmId,
+      appNames[vm.appId] ?? vm.appId,
       enumWord(VmStateSchema, vm.state),
       String(vm.incarnation),
       String(vm.resources?.vcpuCount ?? "-"),
