@@ -4,6 +4,7 @@ export { readSigningKey, readVerificationKeys, type SigningKey, type Verificatio
 export type { Package, PackageList, UnreadFile } from "./packages/package-list.ts";
 export { PackageScan } from "./packages/package-scan.ts";
 export {
+  type ImageSignature,
   type ProvenanceImage,
   type RootfsProvenance,
   signProvenance,

@@ -21,6 +21,16 @@ export interface Artifact {
   readonly sizeBytes: number;
 }
 
+/** A signature of the image that the policy asked for and that was found to hold. */
+export interface ImageSignature {
+  /** What is signed: the manifest, or the index that lists it. */
+  readonly digest: string;
+  /** The key that signed, as `VerificationKey.id` names it. */
+  readonly keyId: string;
+  /** Of an in-toto attestation; empty for a signature of the digest alone. */
+  readonly predicateType: string;
+}
+
 /** How one root filesystem was made. It has no place for credentials, environment, arguments of the app or of a build. */
 export interface RootfsProvenance {
   readonly image: ProvenanceImage;
@@ -33,6 +43,7 @@ export interface RootfsProvenance {
   readonly config: Artifact;
   /** Lowest first. */
   readonly layers: readonly Artifact[];
+  readonly signatures: readonly ImageSignature[];
   readonly rootfs: Artifact;
   /** The list of packages. */
   readonly sbom: Artifact;
@@ -56,6 +67,7 @@ export interface VerifiedProvenance {
   readonly manifestDigest: string;
   readonly sbomDigest: string;
   readonly layerCount: number;
+  readonly signatures: readonly ImageSignature[];
   readonly invocationId: string;
   readonly builderVersion: Readonly<Record<string, string>>;
 }
@@ -70,6 +82,7 @@ export function signProvenance(made: RootfsProvenance, key: SigningKey): Buffer 
     buildDefinition: {
       buildType: rootfsBuildType,
       externalParameters: { image, platform, format, policy: { digest: digestSet(policyDigest) } },
+      internalParameters: { imageSignatures: made.signatures },
       resolvedDependencies: [
         { name: "manifest", digest: digestSet(made.manifestDigest) },
         resource("config", made.config),
@@ -133,6 +146,7 @@ export function verifyProvenance(
     manifestDigest: manifest.digest,
     sbomDigest: sbom.digest,
     layerCount: dependencies.filter(({ name }) => name === "layer").length,
+    signatures: signaturesOf(member(definition, "internalParameters")),
     invocationId: text(member(run, "metadata"), "invocationId"),
     builderVersion: Object.fromEntries(
       Object.entries(member(builder, "version")).map(([name, value]) => [name, asString(value, maxText, "a version")]),
@@ -148,6 +162,13 @@ function resources(value: unknown, what: string): { name: string; digest: string
   return asArray(value, maxDependencies, `the provenance's ${what}`).map((item) => {
     const each = asObject(item, `one of the provenance's ${what}`);
     return { name: text(each, "name"), digest: digestOf(member(each, "digest")) };
+  });
+}
+
+function signaturesOf(parameters: JsonObject): ImageSignature[] {
+  return asArray(parameters["imageSignatures"], maxDependencies, "the provenance's imageSignatures").map((item) => {
+    const each = asObject(item, "one of the provenance's imageSignatures");
+    return { digest: text(each, "digest"), keyId: text(each, "keyId"), predicateType: text(each, "predicateType") };
   });
 }
 

@@ -1,4 +1,4 @@
-import type { PackageList } from "@unkey/attest";
+import type { ImageSignature, PackageList } from "@unkey/attest";
 import type { AssetId, BuildId, TenantId, UploadId } from "@unkey/base";
 import type { Build, BuildFailure, BuildRequest, BuildResult } from "./domain/build.ts";
 import type { BuildEvent, BuildState } from "./domain/build-state.ts";
@@ -182,6 +182,8 @@ export interface AttestRequest {
     /** Lowest first. */
     readonly layers: readonly { readonly digest: string; readonly sizeBytes: number }[];
   };
+  /** What `checkSignatures` answered. */
+  readonly signatures: readonly ImageSignature[];
   readonly format: "erofs" | "ext4";
   /** sha256:<hex> of the policy that the build was made under. */
   readonly policyDigest: string;
@@ -203,4 +205,13 @@ export interface Attester {
    * an earlier try stored. Provenance comes last: where it is, the list is.
    */
   attest(request: AttestRequest, signal: AbortSignal): Promise<Attestation>;
+  /**
+   * True when a cached result can be booted: its root filesystem is there, and the provenance and the list of packages that it
+   * names are attached to it and hold.
+   */
+  holds(
+    tenantId: TenantId,
+    result: Pick<BuildResult, "rootfsAssetId" | "provenanceAssetId" | "sbomAssetId">,
+    signal: AbortSignal,
+  ): Promise<boolean>;
 }

@@ -21,6 +21,7 @@ export function provenanceOf(rootfsDigest: string, key: SigningKey, overrides: P
       manifestDigest: some.digest,
       config: some,
       layers: [some],
+      signatures: [],
       rootfs: { digest: rootfsDigest, sizeBytes: 1 },
       sbom: some,
       builderId: "spiffe://unkey.test/builderd",

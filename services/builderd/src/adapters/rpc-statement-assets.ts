@@ -1,0 +1,100 @@
+import { createHash } from "node:crypto";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { Client } from "@connectrpc/connect";
+import { type Asset, AssetKind, type AssetService, AssetState, type UploadAssetRequestSchema } from "@unkey/api/asset";
+import {
+  type AssetId,
+  backoffDelayMs,
+  type Clock,
+  isServiceError,
+  mib,
+  parseId,
+  ServiceError,
+  type TenantId,
+} from "@unkey/base";
+import { callOptions } from "@unkey/rpc";
+import type { NewStatement, StatementAsset, StatementAssets, StatementKind } from "../attest/statement-assets.ts";
+
+const callTimeoutMs = 30_000;
+const attempts = 4;
+const backoff = { baseMs: 250, maxMs: 5_000 };
+const maxAttached = 16;
+const kinds: Readonly<Record<StatementKind, AssetKind>> = { provenance: AssetKind.PROVENANCE, sbom: AssetKind.SBOM };
+
+/** assetmanagerd through its RPCs; builderd vouches for the tenant itself, as it does for root filesystems. */
+export class RpcStatementAssets implements StatementAssets {
+  readonly #client: Client<typeof AssetService>;
+  readonly #clock: Clock;
+
+  constructor(client: Client<typeof AssetService>, clock: Clock) {
+    this.#client = client;
+    this.#clock = clock;
+  }
+
+  async rootfs(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<StatementAsset | undefined> {
+    try {
+      const asset = await this.#client.getAsset(
+        { tenantId, assetId },
+        callOptions({ signal, timeoutMs: callTimeoutMs }),
+      );
+      return asset.state === AssetState.AVAILABLE && asset.kind === AssetKind.ROOTFS ? statementOf(asset) : undefined;
+    } catch (error) {
+      if (isServiceError(error) && error.code === "not_found") return undefined;
+      throw error;
+    }
+  }
+
+  async attached(tenantId: TenantId, attachedTo: AssetId, kind: StatementKind, signal: AbortSignal) {
+    const { assets } = await this.#client.listAssets(
+      { tenantId, kind: kinds[kind], attachedTo, pageSize: maxAttached },
+      callOptions({ signal, timeoutMs: callTimeoutMs }),
+    );
+    return assets
+      .filter((asset) => asset.attachedTo === attachedTo && asset.state === AssetState.AVAILABLE)
+      .map(statementOf);
+  }
+
+  async read(tenantId: TenantId, assetId: AssetId, maxBytes: number, signal: AbortSignal): Promise<Buffer> {
+    const chunks: Uint8Array[] = [];
+    let bytes = 0;
+    const options = callOptions({ signal, timeoutMs: callTimeoutMs });
+    for await (const { chunk } of this.#client.downloadAsset({ tenantId, assetId }, options)) {
+      bytes += chunk.length;
+      if (bytes > maxBytes) {
+        throw new ServiceError("ASSET_TOO_LARGE", `${assetId} has more than ${maxBytes} bytes, too many to be read`);
+      }
+      chunks.push(chunk);
+    }
+    return Buffer.concat(chunks);
+  }
+
+  async store(statement: NewStatement, signal: AbortSignal): Promise<StatementAsset> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return statementOf(await this.#client.uploadAsset(parts(statement), callOptions({ signal })));
+      } catch (error) {
+        if (attempt === attempts || !isServiceError(error) || error.code !== "unavailable") throw error;
+        await this.#clock.sleep(backoffDelayMs(backoff, attempt - 1), signal);
+      }
+    }
+  }
+}
+
+function statementOf({ assetId, digest, sizeBytes }: Asset): StatementAsset {
+  return { assetId: parseId("asset", assetId, "asset_id"), digest, sizeBytes: Number(sizeBytes) };
+}
+
+async function* parts({
+  tenantId,
+  attachedTo,
+  kind,
+  name,
+  bytes,
+}: NewStatement): AsyncGenerator<MessageInitShape<typeof UploadAssetRequestSchema>> {
+  const digest = `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
+  const header = { tenantId, name, kind: kinds[kind], digest, sizeBytes: BigInt(bytes.length), attachedTo };
+  yield { part: { case: "header", value: header } };
+  for (let offset = 0; offset < bytes.length; offset += mib) {
+    yield { part: { case: "chunk", value: bytes.subarray(offset, offset + mib) } };
+  }
+}
