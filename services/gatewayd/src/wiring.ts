@@ -23,6 +23,8 @@ import { assembleDeployer } from "./deploy/deployer.ts";
 import { gatewayHandlers } from "./handlers.ts";
 import { listenIngress } from "./ingress/ingress-server.ts";
 import { RouteMap } from "./ingress/route-map.ts";
+import { assembleRegistry } from "./registry/registry.ts";
+import { RegistryGate } from "./registry/registry-gate.ts";
 import { AppService } from "./service/apps.ts";
 import { DeploymentService } from "./service/deployments.ts";
 import { KeyService } from "./service/keys.ts";
@@ -38,6 +40,7 @@ const routesEveryMs = 1000;
 const settleEveryMs = 5000;
 const keysEveryMs = 2000;
 const idempotencyEveryMs = 600_000;
+const sweepEveryMs = 60_000;
 /** Leaves live 24 hours at most; a third of that leaves room for a clock that is off. */
 const renewEveryMs = 8 * 3_600_000;
 const auditCheckedAtStart = 1000;
@@ -63,7 +66,7 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
   });
   await publishCertificate(config.caFile, authority.certPem);
 
-  const channel = (peer: "builderd" | "metald" | "billing-aggregator", address: Config["builder"]) =>
+  const channel = (peer: "builderd" | "metald" | "billing-aggregator" | "assetmanagerd", address: Config["builder"]) =>
     stack.use(openRpcChannel({ peer, address, identity, metrics }));
   const hosts = new HostDirectory({
     hosts: config.hosts.map(({ name, address }) => ({ name, channel: channel("metald", address) })),
@@ -71,9 +74,11 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
   });
   const builder = channel("builderd", config.builder);
   const billing = channel("billing-aggregator", config.aggregator);
+  const assets = channel("assetmanagerd", config.assetManager);
   const platform = new Platform({ identity, builder, billing, hosts });
   health.dependency("builderd", () => builder.ping(), { required: false });
   health.dependency("billing-aggregator", () => billing.ping(), { required: false });
+  health.dependency("assetmanagerd", () => assets.ping(), { required: false });
   health.dependency("metald", () => hosts.check(), { required: false });
 
   const routes = stack.use(new RouteMap({ store: appStore, log }));
@@ -130,7 +135,36 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
   const urlOf = (app: string) => `https://${app}.${appDomain}${publicPort === 443 ? "" : `:${publicPort}`}`;
 
   const vms = new VmService({ store: appStore, platform, fleet, routes, clock, log });
-  const deployments = new DeploymentService({ store: deploymentStore, platform, executor, changes, vault, clock });
+  const limiter = new RateLimiter({ burst: config.rateBurst, perSecond: config.ratePerSecond }, clock);
+  const apiPort = () => config.apiPublicPort ?? api.port;
+  const registry = assembleRegistry({
+    sql,
+    assets,
+    platform,
+    gate: new RegistryGate({ keyring, limiter, audit, log }),
+    isOwnHost: ownHost(config.apiNames, apiPort),
+    limits: {
+      maxBlobBytes: config.maxBlobBytes,
+      quotaBytes: config.registryQuotaBytes,
+      graceMs: config.registryGraceMs,
+      untaggedMs: config.registryUntaggedMs,
+    },
+    clock,
+    log,
+    metrics,
+    abort: context.abort,
+  });
+  const { images, sweeper } = registry;
+  stack.use(everyMs(sweepEveryMs, (signal) => sweeper.pass(signal), { name: "registry", log, atStart: true }));
+  const deployments = new DeploymentService({
+    store: deploymentStore,
+    platform,
+    executor,
+    changes,
+    vault,
+    images,
+    clock,
+  });
   stack.use(everyMs(idempotencyEveryMs, () => deployments.forgetOldKeys(), { name: "idempotency keys", log }));
   const apps = new AppService({
     store: appStore,
@@ -145,7 +179,6 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
   });
   const knownScopes = new Set(GatewayService.methods.flatMap((method) => scopeOf(method) ?? []));
   const keys = new KeyService({ store: keyStore, keyring, clock, random: randomBytes, knownScopes });
-  const limiter = new RateLimiter({ burst: config.rateBurst, perSecond: config.ratePerSecond }, clock);
   await warmUpValidation();
   const api = stack.use(
     await listenApi({
@@ -166,6 +199,7 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
         maxUploadBytes: config.maxUploadBytes,
       }),
       policies: createPolicies({ keyring, limiter, audit, log, metrics, stopping: context.stopping }),
+      registry: registry.handler,
       openApi: await readFile(fileURLToPath(import.meta.resolve("@unkey/api/openapi.json"))),
       log,
       abort: context.abort,
@@ -178,4 +212,12 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
   context.announce("rpc", api.host, api.port);
   context.announce("ingress", ingress.host, ingress.port);
   return stack.move(); // everything is up: the caller owns it now
+}
+
+/** Knows the API by the names and the port that references to pushed images call it by. */
+function ownHost(names: readonly string[], port: () => number): (host: string) => boolean {
+  return (host) => {
+    const [name = "", written = "443"] = host.split(/:(?=\d+$)/);
+    return [...names, "127.0.0.1", "[::1]"].includes(name) && Number(written) === port();
+  };
 }

@@ -59,11 +59,12 @@ const services: readonly Service[] = [
   },
   {
     name: "gatewayd",
-    dependsOn: ["certificates", "builderd", "metald", "billing-aggregator"],
+    dependsOn: ["certificates", "builderd", "metald", "billing-aggregator", "assetmanagerd"],
     ports: { rpc: 8000, ingress: 8443, health: 9464 },
     settings: (home, ports) => ({
       INGRESS_PORT: String(ports["ingress"]),
       BUILDERD_ADDRESS: peer(home, "builderd"),
+      ASSETMANAGERD_ADDRESS: peer(home, "assetmanagerd"),
       AGGREGATOR_ADDRESS: peer(home, "billing-aggregator"),
       METALD_ADDRESSES: peer(home, "metald"),
     }),

@@ -10,6 +10,7 @@ import { ServiceError } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
 import { completeError, type Pipeline, requestIdHeader } from "@unkey/rpc";
 import { listenTls, type TlsServer } from "../net/tls-server.ts";
+import { isRegistryPath } from "../registry/registry-route.ts";
 import { ApiRunner, type Implementation } from "./api-runner.ts";
 import { RestHandler, webHeaders } from "./rest-handler.ts";
 import { RestRouter } from "./rest-router.ts";
@@ -20,6 +21,8 @@ export interface ApiServerOptions {
   readonly certificate: () => { readonly cert: string; readonly key: string };
   readonly implementation: Implementation;
   readonly policies: Pipeline;
+  /** Answers everything below `/v2/`. */
+  readonly registry: { serve(request: Http2ServerRequest, response: Http2ServerResponse): Promise<void> };
   readonly openApi: Uint8Array;
   readonly log: Logger;
   readonly abort: AbortSignal;
@@ -28,7 +31,7 @@ export interface ApiServerOptions {
 const maxMessageBytes = 4 * 1024 * 1024;
 const maxHeaderBytes = 16 * 1024;
 
-/** The public API on one port: Connect, gRPC and gRPC-Web under the service's name, REST everywhere else. */
+/** The public API on one port: Connect, gRPC and gRPC-Web under the service's name, images below /v2/, REST elsewhere. */
 export async function listenApi(options: ApiServerOptions): Promise<TlsServer> {
   const { implementation, policies, log, abort } = options;
   const router = createConnectRouter({
@@ -56,7 +59,12 @@ export async function listenApi(options: ApiServerOptions): Promise<TlsServer> {
   });
 
   const serve = async (request: Http2ServerRequest, response: Http2ServerResponse): Promise<void> => {
-    const handler = handlers.get(request.url.split("?", 1)[0] ?? "");
+    const path = request.url.split("?", 1)[0] ?? "";
+    const handler = handlers.get(path);
+    if (!handler && isRegistryPath(path)) {
+      await options.registry.serve(request, response);
+      return;
+    }
     if (!handler) {
       await rest.serve(request, response);
       return;

@@ -10,6 +10,7 @@ import type { DeploymentExecutor } from "../deploy/executor.ts";
 import { refuseImpossible, roomOf } from "../deploy/place-step.ts";
 import { isTerminal } from "../domain/deployment.ts";
 import { appNameOf } from "../domain/release-plan.ts";
+import type { PushedImages } from "../registry/pushed-images.ts";
 import { type DeploymentStore, idempotencyLifetimeMs } from "../store/deployment-store.ts";
 import type { DeploymentRow } from "../store/rows.ts";
 import { nextPageToken, readPage } from "./page.ts";
@@ -26,6 +27,7 @@ export interface DeploymentServiceDeps {
   readonly executor: DeploymentExecutor;
   readonly changes: Changes;
   readonly vault: CredentialVault;
+  readonly images: Pick<PushedImages, "resolve">;
   readonly clock: Clock;
 }
 
@@ -42,14 +44,21 @@ export class DeploymentService {
     request: CreateDeploymentRequest,
     idempotencyKey: string | undefined,
   ): Promise<DeploymentRow> {
-    const { store, platform, executor, vault, clock } = this.#deps;
+    const { store, platform, executor, vault, images, clock } = this.#deps;
     const nowMs = clock.nowMs();
-    const { credentials } = request;
+    const idempotency =
+      idempotencyKey === undefined ? undefined : { key: idempotencyKey, requestSha256: requestDigest(request) };
+    // Before the image is looked up: a repeat means what the first request meant, whatever its tag points to now.
+    const earlier = idempotency && (await store.repeated(tenantId, idempotency, nowMs));
+    if (earlier !== undefined) return store.get(tenantId, earlier);
+    const pushed = await images.resolve(tenantId, request.image, request.credentials !== undefined);
+    const credentials = pushed ? undefined : request.credentials;
     const accepted = clone(CreateDeploymentRequestSchema, request);
     delete accepted.credentials;
+    if (pushed) accepted.image = pushed;
     accepted.resources ??= create(ResourcesSchema, defaultResources);
     accepted.vmCount ||= 1;
-    const appName = appNameFor(request);
+    const appName = appNameFor(accepted);
     // Hosts that do not answer are asked again when the deployment is placed.
     const hosts = (await platform.hosts.reachable()).map(roomOf);
     if (hosts.length > 0) refuseImpossible(hosts, accepted.resources);
@@ -65,9 +74,8 @@ export class DeploymentService {
         appName,
         request: accepted,
         withCredentials: credentials !== undefined,
-        ...(idempotencyKey === undefined
-          ? {}
-          : { idempotency: { key: idempotencyKey, requestSha256: requestDigest(request) } }),
+        ...(pushed ? { imageAsked: askedFor(request) } : {}),
+        ...(idempotency === undefined ? {} : { idempotency }),
         nowMs,
         maxOpen,
       });
@@ -131,12 +139,21 @@ export class DeploymentService {
 function appNameFor(request: CreateDeploymentRequest): string {
   if (request.app !== "") return request.app;
   const { source } = request.image ?? {};
-  if (source?.case !== "reference") {
+  const image = source?.case === "pushed" ? source.value.repository : source?.case === "reference" ? source.value : "";
+  if (image === "") {
     throw new ServiceError("APP_NAME_NEEDED", "app: an uploaded image has no name to call the app by");
   }
-  const name = appNameOf(source.value);
+  const name = appNameOf(image);
   if (name === undefined) throw new ServiceError("APP_NAME_NEEDED", "app: the image's name yields no name for the app");
   return name;
+}
+
+/** A pushed image as the caller named it: its tag is not in the accepted request any more. */
+function askedFor(request: CreateDeploymentRequest): string {
+  const { source } = request.image ?? {};
+  if (source?.case !== "pushed") return source?.value ?? "";
+  const { repository, tagOrDigest } = source.value;
+  return `${repository}${tagOrDigest.includes(":") ? "@" : ":"}${tagOrDigest}`;
 }
 
 /** What a repeat of the request has to match. The password counts only by its presence: nothing derived from it is stored. */

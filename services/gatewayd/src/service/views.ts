@@ -66,6 +66,7 @@ export function deploymentView(row: DeploymentRow, urlOf: UrlOf): Deployment {
     createdAtMs: BigInt(row.createdAtMs),
     endedAtMs: BigInt(row.endedAtMs),
     port: row.port,
+    pushedImage: row.request.image?.source.case === "pushed" ? imageName(row.request.image) : "",
     ...(row.failure ? { failure: row.failure } : {}),
     ...(row.request.resources ? { resources: row.request.resources } : {}),
   });

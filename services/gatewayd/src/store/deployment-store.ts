@@ -10,12 +10,19 @@ import {
   isTerminal,
   stepKinds,
 } from "../domain/deployment.ts";
+import { holdImage } from "../registry/manifest-store.ts";
+import { notPushed } from "../registry/pushed-images.ts";
 import { bumpRoutes } from "./app-store.ts";
 import { forgetEnv } from "./forget-env.ts";
 import { type DeploymentRow, selectApps, selectDeployments } from "./rows.ts";
 
 /** A repeat within this time returns the first deployment. */
 export const idempotencyLifetimeMs = 24 * 3_600_000;
+
+export interface Idempotency {
+  readonly key: string;
+  readonly requestSha256: Uint8Array;
+}
 
 export interface NewDeployment {
   readonly tenantId: TenantId;
@@ -26,7 +33,9 @@ export interface NewDeployment {
   /** Without credentials. */
   readonly request: CreateDeploymentRequest;
   readonly withCredentials: boolean;
-  readonly idempotency?: { readonly key: string; readonly requestSha256: Uint8Array };
+  /** The image as the caller named it, where the request names it otherwise. */
+  readonly imageAsked?: string;
+  readonly idempotency?: Idempotency;
   readonly nowMs: number;
   /** Refused when the tenant has so many that are not terminal. */
   readonly maxOpen: number;
@@ -38,6 +47,11 @@ export class DeploymentStore {
 
   constructor(sql: Sql) {
     this.#sql = sql;
+  }
+
+  /** The deployment that an earlier request of that key made. Throws IDEMPOTENCY_KEY_REUSED. */
+  async repeated(tenantId: TenantId, idempotency: Idempotency, nowMs: number): Promise<DeploymentId | undefined> {
+    return this.#sql.transaction((tx) => repeatedDeployment(tx, { tenantId, idempotency, nowMs }));
   }
 
   /**
@@ -57,18 +71,28 @@ export class DeploymentStore {
         throw new ServiceError("TOO_MANY_DEPLOYMENTS", `${input.maxOpen} deployments of the tenant are under way`);
       }
       const appId = await appFor(tx, input);
+      const { source } = input.request.image ?? {};
+      const pushed = source?.case === "pushed" ? source.value : undefined;
       await tx.run(
-        "INSERT INTO deployment (deployment_id, tenant_id, app_id, state, request, with_credentials, build_id, image_digest, rootfs_asset_id, port, cancel_requested, lease_owner, lease_until_ms, epoch, revision, created_at_ms, ended_at_ms) VALUES (?, ?, ?, 'queued', ?, ?, '', '', '', ?, 0, '', 0, 0, 1, ?, 0)",
+        "INSERT INTO deployment (deployment_id, tenant_id, app_id, state, request, with_credentials, build_id, image_digest, image_asked, rootfs_asset_id, port, cancel_requested, lease_owner, lease_until_ms, epoch, revision, created_at_ms, ended_at_ms) VALUES (?, ?, ?, 'queued', ?, ?, '', ?, ?, '', ?, 0, '', 0, 0, 1, ?, 0)",
         [
           deploymentId,
           tenantId,
           appId,
           toBinary(CreateDeploymentRequestSchema, input.request),
           input.withCredentials ? 1 : 0,
+          pushed?.tagOrDigest ?? "",
+          input.imageAsked ?? "",
           input.request.port,
           nowMs,
         ],
       );
+      if (
+        pushed &&
+        !(await holdImage(tx, deploymentId, { tenantId, repository: pushed.repository }, pushed.tagOrDigest))
+      ) {
+        throw notPushed({ repository: pushed.repository, reference: pushed.tagOrDigest });
+      }
       for (const [position, kind] of stepKinds.entries()) {
         await tx.run(
           "INSERT INTO deployment_step (deployment_id, position, kind, state, started_at_ms, ended_at_ms, detail, attempts) VALUES (?, ?, ?, 'pending', 0, 0, '', 0)",
@@ -150,7 +174,10 @@ async function mustFind(sql: SqlStatements, tenantId: TenantId, deploymentId: De
   return row;
 }
 
-async function repeatedDeployment(tx: SqlStatements, input: NewDeployment): Promise<DeploymentId | undefined> {
+async function repeatedDeployment(
+  tx: SqlStatements,
+  input: Pick<NewDeployment, "tenantId" | "idempotency" | "nowMs">,
+): Promise<DeploymentId | undefined> {
   if (!input.idempotency) return undefined;
   const { key, requestSha256 } = input.idempotency;
   const known = await tx.one<{ request_sha256: Uint8Array; deployment_id: DeploymentId; created_at_ms: number }>(

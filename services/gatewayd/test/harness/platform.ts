@@ -10,6 +10,7 @@ import { Authority, ensureIdentity, IdentitySource } from "@unkey/pki";
 import { listenRpc, type RpcServer } from "@unkey/rpc";
 import { readConfig, startGatewayd } from "../../src/index.ts";
 import { FakeAggregator } from "./fake-aggregator.ts";
+import { FakeAssetmanagerd } from "./fake-assetmanagerd.ts";
 import { FakeBuilderd } from "./fake-builderd.ts";
 import { FakeMetald } from "./fake-metald.ts";
 import { helloProgram } from "./programs.ts";
@@ -32,13 +33,14 @@ export interface Surroundings extends AsyncDisposable {
   readonly metald: FakeMetald;
   readonly builderd: FakeBuilderd;
   readonly aggregator: FakeAggregator;
+  readonly assetmanagerd: FakeAssetmanagerd;
   readonly logs: string[];
   env(more?: Readonly<Record<string, string>>): Record<string, string>;
   /** Starts gatewayd in this process. */
   start(more?: Readonly<Record<string, string>>): Promise<Gateway>;
   /** Takes a fake off the network, or puts it back at the same address. */
-  stopFake(name: "metald" | "builderd" | "billing-aggregator"): Promise<void>;
-  startFake(name: "metald" | "builderd" | "billing-aggregator"): Promise<void>;
+  stopFake(name: "metald" | "builderd" | "billing-aggregator" | "assetmanagerd"): Promise<void>;
+  startFake(name: "metald" | "builderd" | "billing-aggregator" | "assetmanagerd"): Promise<void>;
 }
 
 export async function surroundings(): Promise<Surroundings> {
@@ -53,7 +55,8 @@ export async function surroundings(): Promise<Surroundings> {
   stack.defer(() => metald.stop());
   const builderd = new FakeBuilderd();
   const aggregator = new FakeAggregator();
-  const fakes = { metald, builderd, "billing-aggregator": aggregator } as const;
+  const assetmanagerd = new FakeAssetmanagerd();
+  const fakes = { metald, builderd, "billing-aggregator": aggregator, assetmanagerd } as const;
   type FakeName = keyof typeof fakes;
   const cut = new AbortController();
   stack.defer(() => cut.abort());
@@ -108,6 +111,7 @@ export async function surroundings(): Promise<Surroundings> {
       INGRESS_PORT: "0",
       HEALTH_PORT: "0",
       BUILDERD_ADDRESS: `127.0.0.1:${ports.get("builderd")}`,
+      ASSETMANAGERD_ADDRESS: `127.0.0.1:${ports.get("assetmanagerd")}`,
       AGGREGATOR_ADDRESS: `127.0.0.1:${ports.get("billing-aggregator")}`,
       METALD_ADDRESSES: `127.0.0.1:${ports.get("metald")}`,
       PATIENCE: "10s",
@@ -135,6 +139,7 @@ export async function surroundings(): Promise<Surroundings> {
     metald,
     builderd,
     aggregator,
+    assetmanagerd,
     logs,
     env,
     start,
