@@ -168,6 +168,10 @@ export const errorCatalogue = {
     code: "permission_denied",
     nextStep: "Correct the registry user name or password.",
   },
+  REGISTRY_CREDENTIALS_UNUSABLE: {
+    code: "failed_precondition",
+    nextStep: "Deploy with a login of your own, or have the operator read builderd's log.",
+  },
   REGISTRY_ACCESS_DENIED: {
     code: "permission_denied",
     nextStep: "Ask the registry's owner for read access to the repository.",
@@ -264,6 +268,10 @@ export const errorCatalogue = {
     nextStep: "Wait until the instant that the message names, or ask the platform's operator for a higher limit.",
   },
   BUILD_NOT_FOUND: { code: "not_found", nextStep: "Check the id; `unkey builds` lists the tenant's builds." },
+  BUILD_NOT_COMPLETED: {
+    code: "failed_precondition",
+    nextStep: "Wait until the build has completed; one that failed made nothing to verify.",
+  },
   BUILD_QUEUE_FULL: { code: "resource_exhausted", nextStep: "Wait until some of the builds that wait have ended." },
   BUILD_TIMED_OUT: {
     code: "deadline_exceeded",

@@ -19,7 +19,14 @@ export { importLayoutArchive } from "./layout/import-archive.ts";
 export { LayoutImage } from "./layout/layout-image.ts";
 export { formatPlatform, hostPlatform, type Platform } from "./platform.ts";
 export { formatImageReference, type ImageReference, parseImageReference } from "./reference.ts";
-export { type ImageOptions, RegistryClient, type RegistryClientOptions } from "./registry/registry-client.ts";
+export { credentialsFor } from "./registry/credentials.ts";
+export {
+  type ImageOptions,
+  RegistryClient,
+  type RegistryClientOptions,
+  type RegistryMirror,
+} from "./registry/registry-client.ts";
+export type { OnRetry } from "./registry/retry.ts";
 export type { RegistryCredentials } from "./registry/token.ts";
 export {
   type AssembledRootfs,

@@ -5,7 +5,9 @@ import type { Metrics } from "@unkey/daemon";
 import {
   fetchLayers,
   type ImageSource,
+  type OnRetry,
   type Platform,
+  parseImageReference,
   type RegistryCredentials,
   type ResolvedManifest,
   resolveImage,
@@ -25,7 +27,7 @@ import {
 } from "./domain/build.ts";
 import { type BuildPolicy, checkImageAllowed } from "./domain/policy.ts";
 import { commandOf, withHome } from "./domain/process.ts";
-import type { AssetRegistry, BuildStore, FetchQuota, RulesSource } from "./ports.ts";
+import type { AssetRegistry, BuildStore, CredentialStore, FetchQuota, RulesSource } from "./ports.ts";
 import { StepProgress } from "./step-progress.ts";
 
 export interface BuildRunnerDeps {
@@ -33,6 +35,7 @@ export interface BuildRunnerDeps {
   readonly assets: AssetRegistry;
   readonly rules: RulesSource;
   readonly fetchQuota: FetchQuota;
+  readonly logins: CredentialStore;
   readonly feed: BuildFeed;
   /** Where an image is read from. */
   readonly openImage: (source: BuildSource, options: OpenImageOptions) => ImageSource;
@@ -47,6 +50,7 @@ export interface BuildRunnerDeps {
 export interface OpenImageOptions {
   readonly credentials: RegistryCredentials | undefined;
   readonly plainHttp: boolean;
+  readonly onRetry: OnRetry;
 }
 
 /** Does the work of one build, from its reference to a registered asset. */
@@ -69,7 +73,11 @@ export class BuildRunner {
       // As they are now, not as they were when the build was asked for.
       const { policy, policyDigest } = rules.rulesOf(tenantId);
       checkImageAllowed(policy, request.source);
-      const source = openImage(request.source, { credentials, plainHttp: request.plainHttp });
+      const source = openImage(request.source, {
+        credentials: credentials ?? (await this.#keptLogin(build)),
+        plainHttp: request.plainHttp,
+        onRetry: (reason, waitMs) => this.#sayLater(build, reason, waitMs),
+      });
       const manifest = await resolveManifest(source, platform, signal);
       const imageDigest = manifest.digest;
       const recipe: RootfsRecipe = { imageDigest, platform: build.platform, format: request.format, policyDigest };
@@ -180,6 +188,19 @@ export class BuildRunner {
         mine.resolve();
       },
     };
+  }
+
+  /** What the operator keeps for the tenant. It is never what a build was asked with, so a restart does not lose it. */
+  async #keptLogin({ tenantId, request: { source } }: Build): Promise<RegistryCredentials | undefined> {
+    return source.kind === "reference"
+      ? this.#deps.logins.find(tenantId, parseImageReference(source.reference))
+      : undefined;
+  }
+
+  /** A line from where nobody waits for it; one that cannot be written is lost, the build is not. */
+  #sayLater(build: Build, reason: string, waitMs: number): void {
+    const then = waitMs === 0 ? "" : `; trying again in ${(waitMs / 1000).toFixed(1)} s`;
+    this.#say(build, `${reason}${then}`).catch(() => {});
   }
 
   async #say(build: Build, text: string): Promise<void> {

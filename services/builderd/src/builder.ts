@@ -26,7 +26,7 @@ import { BuildRunner, type OpenImageOptions } from "./build-runner.ts";
 import type { Config } from "./config.ts";
 import type { BuildSource } from "./domain/build.ts";
 import { builderHandlers } from "./handlers.ts";
-import type { AssetRegistry, BuildLimits, RulesSource } from "./ports.ts";
+import type { AssetRegistry, BuildLimits, CredentialStore, RulesSource } from "./ports.ts";
 import { BuildService } from "./service.ts";
 import { UploadService } from "./upload-service.ts";
 
@@ -38,6 +38,7 @@ const defaultLimits: BuildLimits = { unfinished: 256, unfinishedPerTenant: 32 };
 export interface BuilderParts {
   readonly assets: AssetRegistry;
   readonly rules: RulesSource;
+  readonly logins: CredentialStore;
   /** Replaced by tests that need it to fail or hang. */
   readonly writeRootfs?: typeof writeRootfs;
   readonly limits?: BuildLimits;
@@ -58,7 +59,7 @@ export async function openBuilder(
   const clock = systemClock;
   const platform = hostPlatform();
   await using stack = new AsyncDisposableStack();
-  const registries = stack.use(new RegistryClient({ plainHttpRegistries, clock }));
+  const registries = stack.use(new RegistryClient({ plainHttpRegistries, ...config.registries, clock }));
   const uploadDirectory = join(dataDir, "uploads");
   const scratchDirectory = join(dataDir, "scratch");
   await mkdir(uploadDirectory, { recursive: true, mode: 0o700 });
@@ -73,7 +74,7 @@ export async function openBuilder(
     clock,
     log,
   });
-  const openImage = (source: BuildSource, { credentials, plainHttp }: OpenImageOptions): ImageSource => {
+  const openImage = (source: BuildSource, { credentials, plainHttp, onRetry }: OpenImageOptions): ImageSource => {
     switch (source.kind) {
       case "upload":
         return new LayoutImage(uploads.directoryOf(source.uploadId), `the image of ${source.uploadId}`);
@@ -82,6 +83,7 @@ export async function openBuilder(
       case "reference":
         return registries.image(parseImageReference(source.reference), {
           plainHttp,
+          onRetry,
           ...(credentials === undefined ? {} : { credentials }),
         });
     }
@@ -94,6 +96,7 @@ export async function openBuilder(
     assets: parts.assets,
     rules,
     fetchQuota: quotas,
+    logins: parts.logins,
     feed,
     openImage,
     writeRootfs: parts.writeRootfs ?? writeRootfs,

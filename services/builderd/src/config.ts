@@ -2,8 +2,10 @@ import { gib, mib } from "@unkey/base";
 import type { Address, Settings } from "@unkey/daemon";
 import { type RpcSettings, readRpcSettings } from "@unkey/rpc";
 import { type ProvenanceKeys, readProvenanceKeys } from "./attest/provenance-keys.ts";
+import { type RegistrySettings, readRegistrySettings } from "./registry-settings.ts";
 
 export interface Config extends ProvenanceKeys {
+  readonly registries: RegistrySettings;
   readonly rpc: RpcSettings;
   /** Holds `builderd.db`, `uploads/` and `scratch/`. A build needs about three times its image there. */
   readonly dataDir: string;
@@ -29,6 +31,7 @@ export function readConfig(settings: Settings): Config {
     dataDir: settings.path("DATA_DIR"),
     assetManager: settings.address("ASSETMANAGERD_ADDRESS"),
     ...readProvenanceKeys(settings),
+    registries: readRegistrySettings(settings),
     concurrency: settings.int("CONCURRENCY", { min: 1, max: 64, default: 3 }),
     buildTimeoutMs: settings.durationMs("BUILD_TIMEOUT", { min: 1000, max: 86_400_000, default: 20 * 60_000 }),
     uploadMaxBytes: settings.bytes("UPLOAD_MAX", { min: mib, max: 1024 * gib, default: 8 * gib }),

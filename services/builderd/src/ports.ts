@@ -1,5 +1,6 @@
 import type { ImageSignature, PackageList } from "@unkey/attest";
 import type { AssetId, BuildId, TenantId, UploadId } from "@unkey/base";
+import type { ImageReference, RegistryCredentials } from "@unkey/oci";
 import type { Build, BuildFailure, BuildRequest, BuildResult } from "./domain/build.ts";
 import type { BuildEvent, BuildState } from "./domain/build-state.ts";
 import type { BuildPolicy } from "./domain/policy.ts";
@@ -159,6 +160,12 @@ export interface FetchQuota {
   admitBytes(build: Build, bytes: number): Promise<void>;
   /** Call it when the attempt's fetching has ended, however it did, with what has been fetched. */
   settleBytes(build: Build, bytes: number): Promise<void>;
+}
+
+/** Logins at registries that are kept for tenants, beside those that come with a build and are never kept. */
+export interface CredentialStore {
+  /** The tenant's login for an image. Throws REGISTRY_CREDENTIALS_UNUSABLE when there is one that must not be used now. */
+  find(tenantId: TenantId, reference: ImageReference): Promise<RegistryCredentials | undefined>;
 }
 
 /** Where root filesystems go. */

@@ -2,6 +2,7 @@ import { systemClock } from "@unkey/base";
 import type { DaemonContext } from "@unkey/daemon";
 import { rootfsObstacles } from "@unkey/oci";
 import { listenRpc, openIdentity, openRpcChannel } from "@unkey/rpc";
+import { CredentialFile } from "./adapters/credential-file.ts";
 import { PolicyFile } from "./adapters/policy-file.ts";
 import { RpcAssetRegistry } from "./adapters/rpc-asset-registry.ts";
 import { openBuilder } from "./builder.ts";
@@ -16,12 +17,14 @@ export async function startBuilderd(config: Config, context: DaemonContext): Pro
   health.dependency("assetmanagerd", () => assets.check());
   const rules = new PolicyFile(config.policyFile, log);
   health.dependency("build-policy", () => rules.check(), { required: false });
+  const logins = new CredentialFile(config.registries.credentialFile, log);
+  health.dependency("registry-logins", () => logins.check(), { required: false });
   const obstacles = await rootfsObstacles();
   health.layer("rootfs-writer", {
     active: obstacles.length === 0,
     detail: obstacles.length === 0 ? "mkfs.erofs over a private directory" : obstacles.join("; "),
   });
-  const builder = stack.use(await openBuilder(config, context, { assets, rules }));
+  const builder = stack.use(await openBuilder(config, context, { assets, rules, logins }));
   const { host, port } = config.rpc;
   const server = stack.use(await listenRpc({ routes: builder.routes, identity, host, port, log, metrics, abort }));
   context.announce("rpc", server.host, server.port);

@@ -53,6 +53,7 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
       uploadMaxBytes: options.uploadMaxBytes ?? 1 << 26,
       uploadLifetimeMs: options.uploadLifetimeMs ?? 60_000,
       plainHttpRegistries: [],
+      registries: { allowedRegistries: [], mirrors: new Map(), caCertificates: [], credentialFile: undefined },
       retentionMs: 30 * 86_400_000,
       keptPerTenant: 1000,
     },
@@ -64,6 +65,7 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
     },
     {
       rules: new PolicyFile(options.policyFile, createLogger({ level: "trace", write: (line) => lines.push(line) })),
+      logins: options.logins ?? { find: async () => undefined },
       assets: new RpcAssetRegistry(
         // A channel in memory offers what the registry uses: clients and a ping.
         { ...assetClient, ping: async () => {}, [Symbol.asyncDispose]: async () => {} } as never,
