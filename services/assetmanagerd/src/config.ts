@@ -11,7 +11,11 @@ export interface Config {
   /** Directories below which assets may be staged; none forbids staging. */
   readonly stagingRoots: readonly string[];
   readonly maxAssetBytes: number;
+  /** Per tenant; 0 for no limit. The platform has none. */
   readonly tenantQuotaBytes: number;
+  readonly tenantQuotaAssets: number;
+  /** An upload that nobody adds to for so long is given up. */
+  readonly uploadLifetimeMs: number;
   readonly gcIntervalMs: number;
   readonly gcGraceMs: number;
 }
@@ -24,6 +28,8 @@ export function readConfig(settings: Settings): Config {
     stagingRoots: settings.list("STAGING_ROOTS", { default: [], pattern: /^\// }),
     maxAssetBytes: settings.bytes("MAX_ASSET", { min: mib, max: tebibyte, default: 16 * gib }),
     tenantQuotaBytes: settings.bytes("TENANT_QUOTA", { min: 0, max: 1024 * tebibyte, default: 0 }),
+    tenantQuotaAssets: settings.int("TENANT_QUOTA_ASSETS", { min: 0, max: 100_000_000, default: 0 }),
+    uploadLifetimeMs: settings.durationMs("UPLOAD_LIFETIME", { min: 60_000, max: 30 * dayMs, default: dayMs }),
     gcIntervalMs: settings.durationMs("GC_INTERVAL", { min: 1000, max: 7 * dayMs, default: 600_000 }),
     gcGraceMs: settings.durationMs("GC_GRACE", { min: 0, max: 3650 * dayMs, default: 7 * dayMs }),
   };

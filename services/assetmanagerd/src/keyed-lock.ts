@@ -2,15 +2,21 @@
 export class KeyedLock {
   readonly #tails = new Map<string, Promise<unknown>>();
 
-  async run<T>(key: string, body: () => Promise<T>): Promise<T> {
-    const before = this.#tails.get(key);
-    const result = (before ?? Promise.resolve()).then(body, body);
+  run<T>(key: string, body: () => Promise<T>): Promise<T> {
+    return this.runAll([key], body);
+  }
+
+  /** Holds several keys at once. Whoever holds one asks for no other, so nobody waits in a circle. */
+  async runAll<T>(keys: Iterable<string>, body: () => Promise<T>): Promise<T> {
+    const held = [...keys];
+    const before = Promise.all(held.map((key) => this.#tails.get(key)));
+    const result = before.then(body);
     const tail = result.catch(() => undefined);
-    this.#tails.set(key, tail);
+    for (const key of held) this.#tails.set(key, tail);
     try {
       return await result;
     } finally {
-      if (this.#tails.get(key) === tail) this.#tails.delete(key);
+      for (const key of held) if (this.#tails.get(key) === tail) this.#tails.delete(key);
     }
   }
 }

@@ -2,23 +2,90 @@ import type { AssetId, LeaseId } from "@unkey/base";
 import type {
   Asset,
   AssetDeclaration,
+  AssetDescription,
   AssetKind,
-  CollectionRules,
   Digest,
   Labels,
   Lease,
   Owner,
+  Quota,
 } from "./domain/asset.ts";
+import type { CollectionRules } from "./domain/collection.ts";
 
 export interface AssetQuery {
   /** Sees its own assets and the platform's. */
   readonly viewer: Owner;
   readonly kind?: AssetKind;
+  readonly name?: string;
+  readonly version?: number;
+  readonly digest?: Digest;
+  readonly attachedTo?: AssetId;
   /** All of them must match. */
   readonly labels: Labels;
   readonly limit: number;
   /** Only assets older than this one. */
   readonly before?: AssetId;
+}
+
+export interface Usage {
+  /** What is being uploaded included. */
+  readonly storedBytes: number;
+  readonly assetCount: number;
+}
+
+/** Which assets exist and whose they are. In this and the other catalogs each method is one transaction. */
+export interface AssetCatalog {
+  /**
+   * Adds an available asset, or answers the one with the same declaration. `identity` is that of the verified blob, when
+   * it was just stored. Throws ASSET_QUOTA_EXCEEDED, or ASSET_NOT_FOUND and ASSET_NOT_AVAILABLE for what it is attached to.
+   */
+  add(declaration: AssetDeclaration, quota: Quota, nowMs: number, identity?: string): Promise<Asset>;
+  /** The asset, when `viewer` may see it. */
+  find(viewer: Owner, id: AssetId, nowMs: number): Promise<Asset | undefined>;
+  list(query: AssetQuery, nowMs: number): Promise<Asset[]>;
+  usage(owner: Owner): Promise<Usage>;
+  /** Length of that content, when `owner` has an available asset of it. */
+  ownedSize(owner: Owner, digest: Digest): Promise<number | undefined>;
+  /** The owner gives the asset up, with what is attached to it. Throws ASSET_NOT_FOUND, ASSET_NOT_AVAILABLE or ASSET_IN_USE. */
+  giveUp(owner: Owner, id: AssetId, nowMs: number): Promise<Asset>;
+}
+
+export interface UploadWish extends AssetDescription {
+  /** The owner's name for it; empty for an upload of one stream, which nobody can resume. */
+  readonly key: string;
+  /** Counted against the quota before any byte arrives. */
+  readonly reserveBytes: number;
+}
+
+/** Assets in state uploading. */
+export interface UploadCatalog {
+  /**
+   * Adds an asset in state uploading, or answers what the key already names: that asset, or the one it became. Throws
+   * UPLOAD_KEY_REUSED, UPLOAD_LIMIT_REACHED, ASSET_QUOTA_EXCEEDED, or what `add` throws about attachments.
+   */
+  begin(wish: UploadWish, quota: Quota, nowMs: number): Promise<Asset>;
+  /** The owner's upload; what it became, once finished. Throws ASSET_NOT_FOUND. */
+  find(owner: Owner, id: AssetId, nowMs: number): Promise<Asset>;
+  /** Counts `bytes` in all against the quota before they arrive. Throws ASSET_QUOTA_EXCEEDED. */
+  reserve(owner: Owner, id: AssetId, bytes: number, quota: Quota): Promise<void>;
+  /** `receivedBytes` are durable; `reservedBytes` are counted. */
+  note(owner: Owner, id: AssetId, receivedBytes: number, reservedBytes: number, nowMs: number): Promise<void>;
+  /** The bytes are stored: the asset becomes available, or gives way to an equal one, which is answered. */
+  finish(
+    owner: Owner,
+    id: AssetId,
+    stored: { readonly digest: Digest; readonly sizeBytes: number; readonly identity: string },
+    nowMs: number,
+  ): Promise<Asset>;
+  /** Removes an asset in state uploading; one that is gone or finished is left alone. Answers the bytes that had arrived. */
+  cancel(owner: Owner, id: AssetId): Promise<number>;
+  /** Uploads that nobody touched since. */
+  idleSince(instantMs: number): Promise<{ readonly owner: Owner; readonly id: AssetId; readonly bytes: number }[]>;
+  /** Forgets the keys of uploads that ended before. */
+  forgetFinished(instantMs: number): Promise<void>;
+  /** After a crash: removes what nobody can resume, and counts only what arrived of the rest. */
+  recover(): Promise<void>;
+  isUploading(id: AssetId): Promise<boolean>;
 }
 
 export interface LeaseWish {
@@ -29,73 +96,128 @@ export interface LeaseWish {
   readonly expiresAtMs: number;
 }
 
-export interface Usage {
-  readonly storedBytes: number;
-  readonly assetCount: number;
-}
-
-/** Which assets exist, whose they are and who holds them. Each method is one transaction. */
-export interface AssetCatalog extends AsyncDisposable {
-  /**
-   * Adds an available asset, or answers the one with the same declaration. Throws ASSET_QUOTA_EXCEEDED when the owner
-   * would store more than `quotaBytes` (0: no limit).
-   */
-  add(declaration: AssetDeclaration, nowMs: number, quotaBytes: number): Promise<Asset>;
-  /** The asset, when `viewer` may see it. */
-  find(viewer: Owner, id: AssetId, nowMs: number): Promise<Asset | undefined>;
-  list(query: AssetQuery, nowMs: number): Promise<Asset[]>;
-  usage(owner: Owner): Promise<Usage>;
-  /** True when `viewer` owns an available asset of that content. */
-  owns(owner: Owner, digest: Digest): Promise<boolean>;
+/** Who holds assets. */
+export interface LeaseCatalog {
   /**
    * Takes a lease on available assets that the tenant may see, and notes their use; the same key with the same assets
    * extends the lease there is. Throws ASSET_NOT_FOUND, ASSET_NOT_AVAILABLE or LEASE_KEY_REUSED.
    */
-  acquireLease(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly assets: readonly Asset[] }>;
+  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly digests: ReadonlyMap<AssetId, Digest> }>;
   /** Undefined when the lease has ended. */
-  renewLease(tenantId: Owner, id: LeaseId, nowMs: number, expiresAtMs: number): Promise<Lease | undefined>;
+  renew(tenantId: Owner, id: LeaseId, nowMs: number, expiresAtMs: number): Promise<Lease | undefined>;
   /** A lease that is gone already is success. */
-  releaseLease(tenantId: Owner, id: LeaseId): Promise<void>;
-  leases(tenantId: Owner, assetId: AssetId | undefined, nowMs: number): Promise<Lease[]>;
-  /** The owner gives the asset up. Throws ASSET_NOT_FOUND or ASSET_IN_USE. */
-  beginDelete(owner: Owner, id: AssetId, nowMs: number): Promise<Asset>;
-  /** Notes that stored bytes are missing or wrong, for every asset made of them. */
-  markCorrupt(digest: Digest): Promise<number>;
-  /** Every content that an asset refers to, with its length. */
-  digests(): Promise<ReadonlyMap<Digest, number>>;
-  isReferenced(digest: Digest): Promise<boolean>;
-  /** Begins a collection pass: drops expired leases and answers the pass's number. */
+  release(tenantId: Owner, id: LeaseId): Promise<void>;
+  list(tenantId: Owner, assetId: AssetId | undefined, nowMs: number): Promise<Lease[]>;
+}
+
+export interface BlobRecord {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  /** Assets made of it. */
+  readonly refs: number;
+  /** Of the stored bytes when they were last found right; undefined when they were found wrong. */
+  readonly identity: string | undefined;
+}
+
+/** What is known about stored content. */
+export interface BlobCatalog {
+  find(digest: Digest): Promise<BlobRecord | undefined>;
+  /** The next records in the order of their digests. */
+  after(digest: Digest | "", limit: number): Promise<BlobRecord[]>;
+  /** The bytes were found right: remembers it, and mends the assets that were in state error. Answers how many. */
+  noteRight(found: readonly { readonly digest: Digest; readonly identity: string }[], nowMs: number): Promise<number>;
+  /** The bytes are missing or wrong: every asset made of them gets into state error. Answers how many. */
+  noteWrong(digest: Digest): Promise<number>;
+  /** Assets in state error. */
+  damaged(): Promise<number>;
+}
+
+/** An asset that a pass looks at. */
+export interface Candidate {
+  readonly owner: Owner;
+  readonly id: AssetId;
+  readonly digest: Digest | undefined;
+  readonly idleSinceMs: number;
+}
+
+/** What a pass removed: assets with their attachments, and content that nothing refers to any more. */
+export interface Swept {
+  readonly ids: readonly AssetId[];
+  readonly unreferenced: readonly { readonly digest: Digest; readonly sizeBytes: number }[];
+}
+
+/** How many assets are said to be made of a content, and how many are. */
+export interface Census {
+  readonly digest: Digest;
+  readonly refs: number;
+  readonly found: number;
+}
+
+/** What a collection pass reads and does, in slices that hold the database for a few milliseconds. */
+export interface CollectionCatalog {
+  /** Begins a pass: drops expired leases and answers the pass's number. */
   beginPass(nowMs: number): Promise<number>;
-  /** Assets that a pass might mark or sweep. */
-  candidates(rules: CollectionRules): Promise<Asset[]>;
-  mark(ids: readonly AssetId[], pass: number): Promise<void>;
-  /** Removes the asset unless it has been leased or rescued meanwhile; answers whether it is gone. */
-  remove(id: AssetId, rules: CollectionRules): Promise<boolean>;
+  /** Assets that an earlier pass marked and that no lease holds, after the given one. */
+  sweepable(rules: CollectionRules, after: Candidate | undefined, limit: number): Promise<Candidate[]>;
+  /** Assets that are idle or given up, unmarked, and that no lease holds, after the given one. */
+  markable(rules: CollectionRules, after: Candidate | undefined, limit: number): Promise<Candidate[]>;
+  /** What is attached to these. */
+  attachments(candidates: readonly Candidate[]): Promise<Pick<Candidate, "id" | "digest">[]>;
+  /** Removes those that are sweepable still. */
+  sweep(candidates: readonly Candidate[], rules: CollectionRules): Promise<Swept>;
+  mark(candidates: readonly Candidate[], rules: CollectionRules): Promise<void>;
+  /** Content of this range of digests, both ends included: as it is counted, and as the assets there are refer to it. */
+  census(from: Digest, to: Digest): Promise<Census[]>;
+  /** Forgets content that nothing refers to; false when something does. */
+  forgetBlob(digest: Digest): Promise<boolean>;
 }
 
-/** Bytes that arrived and were verified. Disposal drops what was not committed. */
-export interface ReceivedBlob extends AsyncDisposable {
-  /** Makes the blob part of the store, durably. */
-  commit(): Promise<void>;
+/** Everything that is known about assets, in one database: a view for each verb group. */
+export interface Catalog extends AsyncDisposable {
+  readonly assets: AssetCatalog;
+  readonly uploads: UploadCatalog;
+  readonly leases: LeaseCatalog;
+  readonly blobs: BlobCatalog;
+  readonly collection: CollectionCatalog;
 }
 
-/** Content by digest. */
+/** Content by digest. Nothing here verifies: whoever reads does. */
 export interface BlobStore {
-  /** Reads `chunks` to the end. Throws ASSET_DIGEST_MISMATCH, ASSET_SIZE_MISMATCH or ASSET_STORE_FULL. */
-  receive(
-    expected: { readonly digest: Digest; readonly sizeBytes: number },
-    chunks: AsyncIterable<Uint8Array>,
-    signal: AbortSignal,
-  ): Promise<ReceivedBlob>;
+  /** Takes the verified and durable file at `path`, sent by `owner`, as the content of `digest`, replacing what is there; the file may stay. */
+  adopt(digest: Digest, path: string, owner: Owner, signal: AbortSignal): Promise<void>;
   /** Length of the blob, or undefined when it is not there. */
-  sizeOf(digest: Digest): Promise<number | undefined>;
-  /** Where the verified bytes are. Throws ASSET_CORRUPT when they are not the digest's. */
-  verified(digest: Digest, signal: AbortSignal): Promise<string>;
-  /** The bytes from `offset`; throws ASSET_CORRUPT at the end when the whole is not the digest's. */
+  size(digest: Digest, signal: AbortSignal): Promise<number | undefined>;
+  /** Changes whenever the stored bytes may have changed; undefined when the blob is not there. */
+  identity(digest: Digest, signal: AbortSignal): Promise<string | undefined>;
+  /** The stored bytes from `offset`. Throws ASSET_CORRUPT when the blob is not there. */
   read(digest: Digest, offset: number, signal: AbortSignal): AsyncIterable<Uint8Array>;
-  list(): AsyncIterable<Digest>;
-  /** Answers the bytes given back; 0 when it was gone already. */
-  delete(digest: Digest): Promise<number>;
+  /** Every digest, ascending, in pages. */
+  list(signal: AbortSignal): AsyncIterable<readonly Digest[]>;
+  /** What is gone already is success. */
+  delete(digests: readonly Digest[], signal: AbortSignal): Promise<void>;
+  /** A file of this host with the stored bytes, never to be written to. Throws ASSET_CORRUPT when the blob is not there. */
+  localPath(digest: Digest, signal: AbortSignal): Promise<string>;
+}
+
+/** Bytes that arrive for one upload. */
+export interface IncomingFile extends AsyncDisposable {
+  write(chunk: Uint8Array): Promise<void>;
+  /** What was written is durable when this resolves. */
+  sync(): Promise<void>;
+}
+
+/** Files of uploads under way, on this host. */
+export interface IncomingFiles {
+  /** The file of an upload, cut off after `offset` bytes. Throws UPLOAD_OFFSET_MISMATCH when it is shorter. */
+  open(id: AssetId, offset: number): Promise<IncomingFile>;
+  /** An empty file when nothing was ever written. */
+  ensure(id: AssetId): Promise<void>;
+  read(id: AssetId, signal: AbortSignal): AsyncIterable<Uint8Array>;
+  path(id: AssetId): string;
+  remove(id: AssetId): Promise<void>;
+  list(): Promise<AssetId[]>;
+  /** Throws ASSET_STORE_FULL when `bytes` more would fill the disk. */
+  mustHaveRoom(bytes: number): Promise<void>;
 }
 
 export type StagingMethod = "hard_link" | "reflink" | "copy";

@@ -6,10 +6,11 @@ import { type DaemonContext, everyMs } from "@unkey/daemon";
 import { listenRpc, openIdentity } from "@unkey/rpc";
 import { DirectoryStager } from "./adapters/directory-stager.ts";
 import { DiskBlobStore } from "./adapters/disk-blob-store.ts";
-import { SqlAssetCatalog } from "./adapters/sql-asset-catalog.ts";
+import { DiskIncomingFiles } from "./adapters/incoming-files.ts";
+import { openSqlCatalog } from "./adapters/sql-catalog.ts";
+import { createAssetManager } from "./asset-manager.ts";
 import type { Config } from "./config.ts";
 import { assetHandlers } from "./handlers.ts";
-import { AssetService } from "./service.ts";
 
 export async function startAssetManager(config: Config, context: DaemonContext): Promise<AsyncDisposable> {
   const { log, metrics, health } = context;
@@ -17,19 +18,23 @@ export async function startAssetManager(config: Config, context: DaemonContext):
   const identity = stack.use(openIdentity(config.rpc, context));
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
   const blobsDir = join(config.dataDir, "blobs");
-  const catalog = stack.use(await SqlAssetCatalog.open(join(config.dataDir, "assets.db")));
-  const blobs = await DiskBlobStore.open(blobsDir);
+  const catalog = stack.use(await openSqlCatalog(join(config.dataDir, "assets.db")));
+  const store = await DiskBlobStore.open(blobsDir);
+  const incoming = await DiskIncomingFiles.open(blobsDir);
   const stager = new DirectoryStager(config.stagingRoots);
-  const service = new AssetService({ ...config, catalog, blobs, stager, clock: systemClock, log, metrics });
-  await service.heal(context.stopping);
-  health.dependency("catalog", async () => void (await catalog.usage("")));
+  const manager = createAssetManager({ catalog, store, incoming, stager, clock: systemClock, log, metrics }, config);
+  await manager.recover(context.stopping);
+  health.dependency("catalog", async () => void (await catalog.assets.usage("")));
   health.dependency("blob store", () => access(blobsDir, constants.R_OK | constants.W_OK));
   stack.use(
-    everyMs(config.gcIntervalMs, async (signal) => void (await service.collect(signal)), { name: "collect", log }),
+    everyMs(config.gcIntervalMs, async (signal) => void (await manager.collector.collect(signal)), {
+      name: "collect",
+      log,
+    }),
   );
   const server = stack.use(
     await listenRpc({
-      routes: (router) => router.service(AssetServiceDesc, assetHandlers(service)),
+      routes: (router) => router.service(AssetServiceDesc, assetHandlers(manager)),
       identity,
       host: config.rpc.host,
       port: config.rpc.port,

@@ -3,8 +3,8 @@
  * point needs (an asset id).
  */
 import { parseId } from "@unkey/base";
+import type { AssetManagerParts } from "../src/asset-manager.ts";
 import type { AssetDeclaration } from "../src/domain/asset.ts";
-import type { AssetCatalog, BlobStore, Stager } from "../src/ports.ts";
 import { bytes, digestOf, openFixture } from "./fixture.ts";
 
 const [dir = "", point = "", assetId = ""] = process.argv.slice(2);
@@ -34,6 +34,8 @@ const declaration: AssetDeclaration = {
   digest: digestOf(content),
   sizeBytes: content.length,
   labels: {},
+  attachedTo: undefined,
+  keep: false,
 };
 
 async function* chunks(dieAfter: number) {
@@ -45,29 +47,28 @@ async function* chunks(dieAfter: number) {
 
 const real = await openFixture({ dir });
 const id = assetId === "" ? undefined : parseId("asset", assetId, "asset");
-const open = (parts: { catalog?: AssetCatalog; blobs?: BlobStore; stager?: Stager }) =>
-  openFixture({ dir, gcGraceMs: 60_000, ...parts });
+const open = (parts: Partial<AssetManagerParts>) => openFixture({ dir, gcGraceMs: 60_000, ...parts });
 
 switch (point) {
   case "while receiving":
-    await real.service.upload(declaration, chunks(8), signal);
+    await real.manager.uploads.upload(declaration, chunks(8), signal);
     break;
   case "between blob and row": {
-    const { service } = await open({ catalog: dying(real.catalog, "add") });
-    await service.upload(declaration, chunks(Infinity), signal);
+    const { manager } = await open({ catalog: { ...real.catalog, uploads: dying(real.catalog.uploads, "finish") } });
+    await manager.uploads.upload(declaration, chunks(Infinity), signal);
     break;
   }
   case "between row and blob": {
-    const { service } = await open({ blobs: dying(real.blobs, "delete") });
-    await service.collect(signal);
-    await service.collect(signal);
+    const { manager } = await open({ store: dying(real.blobs, "delete") });
+    await manager.collector.collect(signal);
+    await manager.collector.collect(signal);
     break;
   }
   case "between lease and file": {
-    const { service } = await open({ stager: { stage: die } });
+    const { manager } = await open({ stager: { stage: die } });
     if (id === undefined) throw new Error("needs an asset");
     const placements = [{ assetId: id, fileName: "rootfs" }];
-    await service.prepare(
+    await manager.staging.prepare(
       { tenantId: "", leaseKey: "vm_1", placements, targetDir: `${dir}/jails/vm_1`, leaseMs: 5000 },
       signal,
     );

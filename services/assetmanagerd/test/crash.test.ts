@@ -32,7 +32,7 @@ test("a crash while bytes arrive leaves nothing after the next start", async (t)
   assert.equal(readdirSync(join(dir, "blobs", "incoming")).length, 1);
   await using assets = await openFixture({ dir });
   assert.deepEqual(readdirSync(join(dir, "blobs", "incoming")), []);
-  assert.deepEqual(await Array.fromAsync(assets.blobs.list()), []);
+  assert.deepEqual((await Array.fromAsync(assets.blobs.list())).flat(), []);
   const asset = await assets.as("builderd").uploadAsset(uploadOf(content));
   assert.equal(asset.state, AssetState.AVAILABLE);
 });
@@ -42,18 +42,18 @@ test("a crash between blob and row leaves a blob that the second pass removes, o
   await crash(dir, "between blob and row");
   {
     await using assets = await openFixture({ dir });
-    await assets.service.heal(signal);
+    await assets.manager.recover(signal);
     assert.deepEqual((await assets.as("builderd").listAssets({})).assets, []);
     assert.ok(existsSync(assets.blobPath(digestOf(content))));
-    assert.equal((await assets.service.collect(signal)).freedBytes, 0);
-    assert.equal((await assets.service.collect(signal)).freedBytes, content.length);
+    assert.equal((await assets.manager.collector.collect(signal)).freedBytes, 0);
+    assert.equal((await assets.manager.collector.collect(signal)).freedBytes, content.length);
     assert.equal(existsSync(assets.blobPath(digestOf(content))), false);
   }
   await crash(dir, "between blob and row");
   await using assets = await openFixture({ dir });
-  await assets.service.collect(signal);
+  await assets.manager.collector.collect(signal);
   await assets.as("builderd").uploadAsset(uploadOf(content));
-  assert.equal((await assets.service.collect(signal)).freedBytes, 0);
+  assert.equal((await assets.manager.collector.collect(signal)).freedBytes, 0);
   assert.ok(existsSync(assets.blobPath(digestOf(content))));
 });
 
@@ -66,11 +66,11 @@ test("a crash between row and blob, while sweeping, is finished by later passes"
   }
   await crash(dir, "between row and blob");
   await using assets = await openFixture({ dir });
-  await assets.service.heal(signal);
+  await assets.manager.recover(signal);
   assert.deepEqual((await assets.as("builderd").listAssets({})).assets, []);
   assert.ok(existsSync(assets.blobPath(digestOf(content))));
-  await assets.service.collect(signal);
-  assert.equal((await assets.service.collect(signal)).freedBytes, content.length);
+  await assets.manager.collector.collect(signal);
+  assert.equal((await assets.manager.collector.collect(signal)).freedBytes, content.length);
 });
 
 test("a crash between lease and file leaves a lease that the same request takes over, or that expires", async (t) => {
@@ -96,6 +96,6 @@ test("a crash between lease and file leaves a lease that the same request takes 
   assets.advance(6000);
   assert.deepEqual((await metald.listLeases({})).leases, []);
   await assets.as("builderd").deleteAsset({ assetId });
-  await assets.service.collect(signal);
-  assert.deepEqual((await assets.service.collect(signal)).swept, [assetId]);
+  await assets.manager.collector.collect(signal);
+  assert.deepEqual((await assets.manager.collector.collect(signal)).swept, [assetId]);
 });

@@ -10,12 +10,20 @@ import { createLogger, Metrics } from "@unkey/daemon";
 import { inMemoryClient } from "@unkey/rpc";
 import { DirectoryStager } from "../src/adapters/directory-stager.ts";
 import { DiskBlobStore } from "../src/adapters/disk-blob-store.ts";
-import { SqlAssetCatalog } from "../src/adapters/sql-asset-catalog.ts";
+import { DiskIncomingFiles } from "../src/adapters/incoming-files.ts";
+import { openSqlCatalog } from "../src/adapters/sql-catalog.ts";
+import {
+  type AssetManager,
+  type AssetManagerLimits,
+  type AssetManagerParts,
+  createAssetManager,
+} from "../src/asset-manager.ts";
 import type { Digest } from "../src/domain/asset.ts";
 import { assetHandlers } from "../src/handlers.ts";
-import { AssetService, type AssetServiceDeps } from "../src/service.ts";
+import type { Catalog } from "../src/ports.ts";
 
 export const graceMs = 60_000;
+export const uploadLifetimeMs = 3_600_000;
 
 export function digestOf(content: Uint8Array): Digest {
   return `sha256:${createHash("sha256").update(content).digest("hex")}`;
@@ -25,9 +33,11 @@ export interface Fixture extends AsyncDisposable {
   readonly dir: string;
   /** Where staging is allowed. */
   readonly jails: string;
-  readonly service: AssetService;
+  readonly manager: AssetManager;
+  readonly parts: AssetManagerParts;
   readonly blobs: DiskBlobStore;
-  readonly catalog: SqlAssetCatalog;
+  readonly catalog: Catalog;
+  readonly metrics: Metrics;
   readonly tenantId: TenantId;
   readonly lines: string[];
   advance(ms: number): void;
@@ -40,7 +50,7 @@ export interface Fixture extends AsyncDisposable {
 
 /** assetmanagerd's own parts over real files, behind its RPCs, with a clock that the test moves. */
 export async function openFixture(
-  options: { readonly dir?: string } & Partial<AssetServiceDeps> = {},
+  options: { readonly dir?: string } & Partial<AssetManagerParts & AssetManagerLimits> = {},
 ): Promise<Fixture> {
   await using stack = new AsyncDisposableStack();
   const dir = options.dir ?? mkdtempSync(join(tmpdir(), "assets-"));
@@ -50,29 +60,39 @@ export async function openFixture(
   let offsetMs = 0;
   const clock: Clock = { ...systemClock, nowMs: () => Date.now() + offsetMs };
   const lines: string[] = [];
-  const catalog = stack.use(await SqlAssetCatalog.open(join(dir, "assets.db")));
+  const catalog = stack.use(await openSqlCatalog(join(dir, "assets.db")));
   const blobs = await DiskBlobStore.open(join(dir, "blobs"));
-  const service = new AssetService({
+  const metrics = new Metrics();
+  const parts = {
     catalog,
-    blobs,
+    store: blobs,
+    incoming: await DiskIncomingFiles.open(join(dir, "blobs")),
     stager: new DirectoryStager([jails]),
     clock,
     log: createLogger({ level: "debug", write: (line) => lines.push(line) }),
-    metrics: new Metrics(),
+    metrics,
+    ...options,
+  };
+  const manager = createAssetManager(parts, {
     maxAssetBytes: 64 * 1024 * 1024,
     tenantQuotaBytes: 0,
+    tenantQuotaAssets: 0,
+    uploadLifetimeMs,
     gcGraceMs: graceMs,
     ...options,
   });
+  await manager.recover(new AbortController().signal);
   const routes = (router: Parameters<Parameters<typeof inMemoryClient>[1]["routes"]>[0]) =>
-    void router.service(AssetServiceDesc, assetHandlers(service));
+    void router.service(AssetServiceDesc, assetHandlers(manager));
   const owned = stack.move();
   return {
     dir,
     jails,
-    service,
+    manager,
+    parts,
     blobs,
     catalog,
+    metrics,
     tenantId: newId("tenant"),
     lines,
     advance: (ms) => void (offsetMs += ms),
@@ -89,11 +109,18 @@ export async function openFixture(
 
 /** The messages of an upload of `content`, in chunks of a few bytes. */
 export async function* uploadOf(content: Uint8Array, header: Partial<UploadHeader> = {}) {
-  const { tenantId = "", name = "an asset", kind = AssetKind.ROOTFS, labels = {} } = header;
+  const {
+    tenantId = "",
+    name = "an asset",
+    kind = AssetKind.ROOTFS,
+    labels = {},
+    attachedTo = "",
+    keep = false,
+  } = header;
   const digest = header.digest ?? digestOf(content);
   const sizeBytes = header.sizeBytes ?? BigInt(content.length);
   yield await Promise.resolve({
-    part: { case: "header" as const, value: { tenantId, name, kind, labels, digest, sizeBytes } },
+    part: { case: "header" as const, value: { tenantId, name, kind, labels, digest, sizeBytes, attachedTo, keep } },
   });
   for (let at = 0; at < content.length; at += 7) {
     yield { part: { case: "chunk" as const, value: content.subarray(at, at + 7) } };

@@ -144,10 +144,10 @@ test("uploads and collection of the same bytes at the same time end with the byt
   for (let round = 0; round < 20; round++) {
     const { assetId } = await builder.uploadAsset(uploadOf(content, { tenantId, name: `round ${round}` }));
     await builder.deleteAsset({ tenantId, assetId });
-    await assets.service.collect(new AbortController().signal);
+    await assets.manager.collector.collect(new AbortController().signal);
     const results = await Promise.allSettled([
       builder.uploadAsset(uploadOf(content, { tenantId, name: "kept" })),
-      assets.service.collect(new AbortController().signal),
+      assets.manager.collector.collect(new AbortController().signal),
       builder.uploadAsset(uploadOf(content, { tenantId, name: "kept" })),
     ]);
     for (const result of results) {

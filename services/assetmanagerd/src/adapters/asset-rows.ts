@@ -1,68 +1,270 @@
-import type { AssetId } from "@unkey/base";
+import { type AssetId, newId, ServiceError } from "@unkey/base";
 import type { SqlStatements } from "@unkey/sql";
-import { type Asset, type AssetKind, type AssetState, type Digest, type Owner, platform } from "../domain/asset.ts";
+import {
+  type Asset,
+  type AssetDeclaration,
+  type AssetDescription,
+  type AssetKind,
+  canonicalLabels,
+  type Digest,
+  type Owner,
+  platform,
+  type Quota,
+} from "../domain/asset.ts";
+import type { AssetState } from "../domain/asset-states.ts";
+import { idleSinceMs } from "../domain/collection.ts";
 import type { Usage } from "../ports.ts";
 
 export interface AssetRow {
-  readonly tenant_id: string;
-  readonly asset_id: string;
+  readonly tenant_id: Owner;
+  readonly asset_id: AssetId;
   readonly name: string;
-  readonly kind: string;
-  readonly state: string;
-  readonly digest: string;
+  readonly kind: AssetKind;
+  readonly version: number;
+  readonly state: Exclude<AssetState, "removed">;
+  readonly digest: Digest | null;
   readonly size_bytes: number;
+  readonly received_bytes: number;
   readonly labels: string;
+  readonly attached_to: AssetId | "";
+  readonly keep: number;
   readonly created_at_ms: number;
   readonly last_used_at_ms: number;
   readonly marked_by: number | null;
   readonly lease_count: number;
 }
 
+/** True for an asset `a` that a living lease holds, directly or through what it is attached to; binds the present instant. */
+export const heldNow = `EXISTS (
+    SELECT 1 FROM lease_assets la JOIN leases l ON l.tenant_id = la.tenant_id AND l.lease_id = la.lease_id
+    WHERE la.asset_id IN (a.asset_id, a.attached_to) AND l.expires_at_ms > ?)`;
+
 /** Selects assets with their living leases counted; binds the present instant first. */
 export const selectAssets = `
   SELECT a.*, (
-    SELECT COUNT(*) FROM lease_assets la
+    SELECT COUNT(DISTINCT la.lease_id) FROM lease_assets la
     JOIN leases l ON l.tenant_id = la.tenant_id AND l.lease_id = la.lease_id
-    WHERE la.asset_id = a.asset_id AND l.expires_at_ms > ?
+    WHERE la.asset_id IN (a.asset_id, a.attached_to) AND l.expires_at_ms > ?
   ) AS lease_count
   FROM assets a`;
 
+/** The asset when `viewer` may see it: its own, or one of the platform that is more than an upload. */
 export async function findVisible(
   sql: SqlStatements,
   viewer: Owner,
   id: AssetId,
   nowMs: number,
 ): Promise<Asset | undefined> {
-  const row = await sql.one<AssetRow>(`${selectAssets} WHERE a.tenant_id IN (?, ?) AND a.asset_id = ?`, [
-    nowMs,
-    viewer,
-    platform,
-    id,
-  ]);
+  const own = await findOwned(sql, viewer, id, nowMs);
+  if (own !== undefined || viewer === platform) return own;
+  const shared = await findOwned(sql, platform, id, nowMs);
+  return shared?.state === "uploading" ? undefined : shared;
+}
+
+export async function findOwned(
+  sql: SqlStatements,
+  owner: Owner,
+  id: AssetId,
+  nowMs: number,
+): Promise<Asset | undefined> {
+  const row = await sql.one<AssetRow>(`${selectAssets} WHERE a.tenant_id = ? AND a.asset_id = ?`, [nowMs, owner, id]);
   return row === undefined ? undefined : toAsset(row);
 }
 
+/** The asset that uploading `declaration` again answers. */
+export async function findEqual(
+  sql: SqlStatements,
+  { owner, digest, kind, name, labels, attachedTo }: AssetDeclaration,
+  nowMs: number,
+): Promise<Asset | undefined> {
+  const row = await sql.one<AssetRow>(
+    `${selectAssets} WHERE a.tenant_id = ? AND a.digest = ? AND a.kind = ? AND a.name = ? AND a.labels = ?
+       AND a.attached_to = ? AND a.state IN ('available', 'error')`,
+    [nowMs, owner, digest, kind, name, canonicalLabels(labels), attachedTo ?? ""],
+  );
+  return row === undefined ? undefined : toAsset(row);
+}
+
+/** Whoever declares an asset again means to use it, and may ask to keep it. */
+export async function refresh(tx: SqlStatements, known: Asset, keep: boolean, nowMs: number): Promise<Asset> {
+  const asset = { ...known, keep: known.keep || keep, lastUsedAtMs: nowMs };
+  await tx.run(
+    "UPDATE assets SET marked_by = NULL, last_used_at_ms = ?, idle_since_ms = ?, keep = ? WHERE tenant_id = ? AND asset_id = ?",
+    [nowMs, idleSinceMs(asset) ?? null, asset.keep ? 1 : 0, asset.owner, asset.id],
+  );
+  return asset;
+}
+
+/** An asset is attached to an available one of its owner that is not itself attached. */
+export async function mustAttach(
+  tx: SqlStatements,
+  { owner, attachedTo }: AssetDescription,
+  nowMs: number,
+): Promise<void> {
+  if (attachedTo === undefined) return;
+  const parent = await findOwned(tx, owner, attachedTo, nowMs);
+  if (parent === undefined) {
+    throw new ServiceError("ASSET_NOT_FOUND", `there is no asset ${attachedTo} of this owner to attach to`);
+  }
+  if (parent.attachedTo !== undefined) {
+    throw new ServiceError("INVALID_REQUEST", `attached_to: ${attachedTo} is itself attached to another asset`);
+  }
+  if (parent.state !== "available") {
+    throw new ServiceError("ASSET_NOT_AVAILABLE", `asset ${attachedTo} is in state ${parent.state}`);
+  }
+}
+
 export async function usageOf(sql: SqlStatements, owner: Owner): Promise<Usage> {
-  const row = await sql.one<{ bytes: number; count: number }>(
-    "SELECT COALESCE(SUM(size_bytes), 0) AS bytes, COUNT(*) AS count FROM assets WHERE tenant_id = ?",
+  const row = await sql.one<{ stored_bytes: number; asset_count: number }>(
+    "SELECT stored_bytes, asset_count FROM tenant_usage WHERE tenant_id = ?",
     [owner],
   );
-  return { storedBytes: row?.bytes ?? 0, assetCount: row?.count ?? 0 };
+  return { storedBytes: row?.stored_bytes ?? 0, assetCount: row?.asset_count ?? 0 };
+}
+
+/** Counts bytes and assets more for their owner. Throws ASSET_QUOTA_EXCEEDED when it would then have more than `quota`. */
+export async function count(
+  tx: SqlStatements,
+  owner: Owner,
+  more: { readonly bytes: number; readonly assets: number },
+  quota?: Quota,
+): Promise<void> {
+  if (quota !== undefined) {
+    const { storedBytes, assetCount } = await usageOf(tx, owner);
+    const metadata = { storedBytes: String(storedBytes), quotaBytes: String(quota.bytes) };
+    if (quota.bytes > 0 && more.bytes > 0 && storedBytes + more.bytes > quota.bytes) {
+      throw new ServiceError("ASSET_QUOTA_EXCEEDED", `${storedBytes} of ${quota.bytes} bytes are in use`, { metadata });
+    }
+    if (quota.assets > 0 && more.assets > 0 && assetCount + more.assets > quota.assets) {
+      throw new ServiceError("ASSET_QUOTA_EXCEEDED", `there are ${assetCount} assets, ${quota.assets} are allowed`, {
+        metadata: { assetCount: String(assetCount), quotaAssets: String(quota.assets) },
+      });
+    }
+  }
+  await tx.run(
+    `INSERT INTO tenant_usage (tenant_id, stored_bytes, asset_count) VALUES (?, ?, ?)
+     ON CONFLICT (tenant_id) DO UPDATE SET stored_bytes = tenant_usage.stored_bytes + excluded.stored_bytes,
+       asset_count = tenant_usage.asset_count + excluded.asset_count`,
+    [owner, more.bytes, more.assets],
+  );
+}
+
+/** The next number for a name; none is given twice. */
+export async function nextVersion(
+  tx: SqlStatements,
+  { owner, kind, name }: Pick<AssetDescription, "owner" | "kind" | "name">,
+): Promise<number> {
+  const row = await tx.one<{ versions: number }>(
+    `INSERT INTO asset_names (tenant_id, kind, name, versions) VALUES (?, ?, ?, 1)
+     ON CONFLICT (tenant_id, kind, name) DO UPDATE SET versions = asset_names.versions + 1 RETURNING versions`,
+    [owner, kind, name],
+  );
+  if (row === undefined) throw new Error("no version was given");
+  return row.versions;
+}
+
+/** One asset more is made of that content; `identity` when its bytes were just stored. */
+export async function refer(
+  tx: SqlStatements,
+  blob: { readonly digest: Digest; readonly sizeBytes: number; readonly identity?: string | undefined },
+  nowMs: number,
+): Promise<void> {
+  const { digest, sizeBytes, identity } = blob;
+  await tx.run(
+    `INSERT INTO blobs (digest, size_bytes, refs) VALUES (?, ?, 1)
+     ON CONFLICT (digest) DO UPDATE SET refs = blobs.refs + 1`,
+    [digest, sizeBytes],
+  );
+  if (identity !== undefined) await mend(tx, { digest, identity }, nowMs);
+}
+
+/** The bytes are right: remembers them, and what was in state error is available again. */
+export async function mend(
+  tx: SqlStatements,
+  { digest, identity }: { readonly digest: Digest; readonly identity: string },
+  nowMs: number,
+): Promise<number> {
+  await tx.run("UPDATE blobs SET identity = ?, verified_at_ms = ? WHERE digest = ?", [identity, nowMs, digest]);
+  return (await tx.run("UPDATE assets SET state = 'available' WHERE digest = ? AND state = 'error'", [digest])).changes;
+}
+
+/** Inserts an asset in state uploading, which counts `reservedBytes` against its owner. */
+export async function insertUploading(
+  tx: SqlStatements,
+  description: AssetDescription,
+  reservedBytes: number,
+  quota: Quota,
+  nowMs: number,
+): Promise<Asset> {
+  const { owner, name, kind, labels, attachedTo, keep } = description;
+  await count(tx, owner, { bytes: reservedBytes, assets: 1 }, quota);
+  const id = newId("asset", nowMs);
+  await tx.run(
+    `INSERT INTO assets (tenant_id, asset_id, name, kind, version, state, digest, size_bytes, received_bytes, labels,
+       attached_to, keep, created_at_ms, last_used_at_ms, idle_since_ms)
+     VALUES (?, ?, ?, ?, 0, 'uploading', NULL, ?, 0, ?, ?, ?, ?, ?, NULL)`,
+    [owner, id, name, kind, reservedBytes, canonicalLabels(labels), attachedTo ?? "", keep ? 1 : 0, nowMs, nowMs],
+  );
+  for (const [label, value] of Object.entries(labels)) {
+    await tx.run("INSERT INTO asset_labels (tenant_id, asset_id, name, value) VALUES (?, ?, ?, ?)", [
+      owner,
+      id,
+      label,
+      value,
+    ]);
+  }
+  return {
+    ...{ id, owner, name, kind, labels, attachedTo, keep },
+    state: "uploading",
+    digest: undefined,
+    sizeBytes: 0,
+    receivedBytes: 0,
+    version: 0,
+    createdAtMs: nowMs,
+    lastUsedAtMs: nowMs,
+    leaseCount: 0,
+  };
+}
+
+/** The upload has become an available asset of `blob`; its bytes are counted already. */
+export async function makeAvailable(
+  tx: SqlStatements,
+  upload: Asset,
+  blob: { readonly digest: Digest; readonly sizeBytes: number; readonly identity?: string | undefined },
+  nowMs: number,
+): Promise<Asset> {
+  const { digest, sizeBytes } = blob;
+  const version = await nextVersion(tx, upload);
+  const asset: Asset = {
+    ...upload,
+    ...{ state: "available", digest, sizeBytes, receivedBytes: 0, version, lastUsedAtMs: nowMs },
+  };
+  await tx.run(
+    `UPDATE assets SET state = 'available', digest = ?, size_bytes = ?, received_bytes = 0, version = ?, last_used_at_ms = ?,
+       idle_since_ms = ? WHERE tenant_id = ? AND asset_id = ?`,
+    [digest, sizeBytes, version, nowMs, idleSinceMs(asset) ?? null, upload.owner, upload.id],
+  );
+  await refer(tx, blob, nowMs);
+  return asset;
 }
 
 export function toAsset(row: AssetRow): Asset {
+  const uploading = row.state === "uploading";
   return {
-    id: row.asset_id as AssetId,
-    owner: row.tenant_id as Owner,
+    id: row.asset_id,
+    owner: row.tenant_id,
     name: row.name,
-    kind: row.kind as AssetKind,
-    state: row.state as AssetState,
-    digest: row.digest as Digest,
-    sizeBytes: row.size_bytes,
+    kind: row.kind,
+    version: row.version,
+    state: row.state,
+    digest: row.digest ?? undefined,
+    sizeBytes: uploading ? 0 : row.size_bytes, // until then it is what the quota counts
+    receivedBytes: row.received_bytes,
     labels: Object.fromEntries(JSON.parse(row.labels) as [string, string][]),
+    attachedTo: row.attached_to === "" ? undefined : row.attached_to,
+    keep: row.keep !== 0,
     createdAtMs: row.created_at_ms,
     lastUsedAtMs: row.last_used_at_ms,
     leaseCount: row.lease_count,
-    markedBy: row.marked_by ?? undefined,
   };
 }

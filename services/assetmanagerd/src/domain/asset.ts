@@ -1,4 +1,5 @@
 import type { AssetId, LeaseId, TenantId } from "@unkey/base";
+import type { AssetState } from "./asset-states.ts";
 
 /** Owner of an asset: a tenant, or the platform, whose assets every tenant sees. */
 export type Owner = TenantId | "";
@@ -7,38 +8,54 @@ export const platform = "";
 /** `sha256:<64 hex digits>`. */
 export type Digest = `sha256:${string}`;
 
-/**
- * - available: stored and verified
- * - deleting: marked by its owner; nobody can use it, a later pass removes it
- * - error: the stored bytes are missing or wrong
- */
-export type AssetState = "available" | "deleting" | "error";
-
-export const assetKinds = ["kernel", "initrd", "rootfs", "disk_image", "snapshot", "provenance", "sbom"] as const;
+export const assetKinds = [
+  "kernel",
+  "initrd",
+  "rootfs",
+  "disk_image",
+  "snapshot",
+  "provenance",
+  "sbom",
+  "image_blob",
+] as const;
 export type AssetKind = (typeof assetKinds)[number];
 
 export type Labels = Readonly<Record<string, string>>;
 
-/** What distinguishes an asset within its owner: the same declaration twice is the same asset. */
-export interface AssetDeclaration {
+/** What an owner says about an asset, whatever its content. */
+export interface AssetDescription {
   readonly owner: Owner;
   readonly name: string;
   readonly kind: AssetKind;
-  readonly digest: Digest;
-  readonly sizeBytes: number;
   readonly labels: Labels;
+  /** The owner's asset that it describes and goes with. */
+  readonly attachedTo: AssetId | undefined;
+  /** Only its owner ends it. */
+  readonly keep: boolean;
 }
 
-export interface Asset extends AssetDeclaration {
+/** What distinguishes an asset within its owner, `keep` excepted: the same declaration twice is the same asset. */
+export interface AssetDeclaration extends AssetDescription {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+}
+
+export interface Asset extends AssetDescription {
   readonly id: AssetId;
   readonly state: AssetState;
+  /** Undefined while uploading. */
+  readonly digest: Digest | undefined;
+  /** 0 while uploading. */
+  readonly sizeBytes: number;
+  /** While uploading: bytes that are durable. */
+  readonly receivedBytes: number;
+  /** Counts the owner's assets of this kind and name from 1; 0 while uploading. */
+  readonly version: number;
   readonly createdAtMs: number;
   /** When a lease was last taken. Reading never refreshes it. */
   readonly lastUsedAtMs: number;
-  /** Leases that hold it now. */
+  /** Leases that hold it, or what is attached to it, now. */
   readonly leaseCount: number;
-  /** The collection pass that marked it; a later one may remove it. Taking a lease removes the mark. */
-  readonly markedBy: number | undefined;
 }
 
 export interface Lease {
@@ -49,32 +66,10 @@ export interface Lease {
   readonly expiresAtMs: number;
 }
 
-/** What a collection pass may do, given what an earlier one marked. */
-export interface CollectionRules {
-  readonly pass: number;
-  readonly nowMs: number;
-  readonly graceMs: number;
-}
-
-/**
- * Assets to mark: held by no lease and either given up by their owner or idle longer than the grace period. The
- * platform's assets never age: nothing would bring them back.
- */
-export function toMark(assets: readonly Asset[], { nowMs, graceMs }: CollectionRules): Asset[] {
-  return assets.filter((asset) => asset.markedBy === undefined && isGarbage(asset, nowMs, graceMs));
-}
-
-/** Assets to remove: marked by an earlier pass, and garbage still. One pass of delay lets late users be seen. */
-export function toSweep(assets: readonly Asset[], { pass, nowMs, graceMs }: CollectionRules): Asset[] {
-  return assets.filter(
-    (asset) => asset.markedBy !== undefined && asset.markedBy < pass && isGarbage(asset, nowMs, graceMs),
-  );
-}
-
-function isGarbage(asset: Asset, nowMs: number, graceMs: number): boolean {
-  if (asset.leaseCount > 0) return false;
-  if (asset.state === "deleting") return true;
-  return asset.owner !== platform && nowMs - asset.lastUsedAtMs > graceMs;
+/** What a tenant may store; 0 for no limit. */
+export interface Quota {
+  readonly bytes: number;
+  readonly assets: number;
 }
 
 /** Labels in the one text form that equal labels share. */

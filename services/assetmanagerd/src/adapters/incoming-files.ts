@@ -1,0 +1,95 @@
+import { createReadStream } from "node:fs";
+import { chmod, mkdir, open, readdir, rm, statfs } from "node:fs/promises";
+import { join } from "node:path";
+import { type AssetId, isId, ServiceError } from "@unkey/base";
+import type { IncomingFile, IncomingFiles } from "../ports.ts";
+import { syncDirectory } from "./sync-directory.ts";
+
+const readChunkBytes = 1024 * 1024;
+/** Space that an upload must leave, so that the catalog beside it can still commit. */
+const reserveBytes = 64 * 1024 * 1024;
+
+/** Uploads under way as files `<root>/incoming/<asset id>`. */
+export class DiskIncomingFiles implements IncomingFiles {
+  readonly #dir: string;
+
+  private constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  static async open(root: string): Promise<DiskIncomingFiles> {
+    const dir = join(root, "incoming");
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await chmod(root, 0o700);
+    return new DiskIncomingFiles(dir);
+  }
+
+  async open(id: AssetId, offset: number): Promise<IncomingFile> {
+    const file = await open(this.path(id), offset === 0 ? "w" : "r+", 0o600).catch((cause: unknown) => {
+      throw lost(0, cause);
+    });
+    try {
+      const { size, nlink } = await file.stat();
+      // A finish that a crash cut short may have made the file part of the store: those bytes must not change.
+      if (nlink > 1) throw new ServiceError("ASSET_NOT_UPLOADING", `the upload ${id} is being finished`);
+      if (size < offset) throw lost(size);
+      await file.truncate(offset);
+      if (offset === 0) await syncDirectory(this.#dir);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+    let position = offset;
+    return {
+      write: async (chunk) => {
+        for (let done = 0; done < chunk.length; ) {
+          const { bytesWritten } = await file
+            .write(chunk, done, chunk.length - done, position)
+            .catch((error: NodeJS.ErrnoException) => {
+              throw error.code === "ENOSPC" ? storeFull(error) : error;
+            });
+          done += bytesWritten;
+          position += bytesWritten;
+        }
+      },
+      sync: () => file.sync(),
+      [Symbol.asyncDispose]: () => file.close(),
+    };
+  }
+
+  async ensure(id: AssetId): Promise<void> {
+    await (await open(this.path(id), "a", 0o600)).close();
+  }
+
+  async *read(id: AssetId, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    yield* createReadStream(this.path(id), { highWaterMark: readChunkBytes, signal }) as AsyncIterable<Buffer>;
+  }
+
+  path(id: AssetId): string {
+    return join(this.#dir, id);
+  }
+
+  async remove(id: AssetId): Promise<void> {
+    await rm(this.path(id), { force: true });
+  }
+
+  async list(): Promise<AssetId[]> {
+    return (await readdir(this.#dir)).filter((name) => isId("asset", name));
+  }
+
+  async mustHaveRoom(bytes: number): Promise<void> {
+    const { bavail, bsize } = await statfs(this.#dir);
+    if (bavail * bsize < bytes + reserveBytes) throw storeFull();
+  }
+}
+
+function lost(size: number, cause?: unknown): ServiceError {
+  return new ServiceError("UPLOAD_OFFSET_MISMATCH", `only ${size} bytes of the upload are left`, {
+    cause,
+    metadata: { receivedBytes: String(size) },
+  });
+}
+
+function storeFull(cause?: unknown): ServiceError {
+  return new ServiceError("ASSET_STORE_FULL", "the asset store has no room for this", { cause });
+}

@@ -1,0 +1,21 @@
+import { openSqlite } from "@unkey/sql";
+import type { Catalog } from "../ports.ts";
+import { migrations } from "./schema.ts";
+import { SqlAssets } from "./sql-assets.ts";
+import { SqlBlobs } from "./sql-blobs.ts";
+import { SqlCollection } from "./sql-collection.ts";
+import { SqlLeases } from "./sql-leases.ts";
+import { SqlUploads } from "./sql-uploads.ts";
+
+/** The whole catalog in one SQLite file. */
+export async function openSqlCatalog(path: string): Promise<Catalog> {
+  const sql = await openSqlite({ path, migrations });
+  return {
+    assets: new SqlAssets(sql),
+    uploads: new SqlUploads(sql),
+    leases: new SqlLeases(sql),
+    blobs: new SqlBlobs(sql),
+    collection: new SqlCollection(sql),
+    [Symbol.asyncDispose]: () => sql[Symbol.asyncDispose](),
+  };
+}

@@ -1,0 +1,208 @@
+import type { AssetId, Clock } from "@unkey/base";
+import type { Counter, Gauge, Logger, Metrics } from "@unkey/daemon";
+import type { Digest } from "./domain/asset.ts";
+import type { CollectionRules } from "./domain/collection.ts";
+import { KeyedLock } from "./keyed-lock.ts";
+import type { BlobCatalog, BlobStore, Candidate, CollectionCatalog } from "./ports.ts";
+import type { StoredBlobs } from "./stored-blobs.ts";
+import type { Uploads } from "./uploads.ts";
+
+export interface CollectorDeps {
+  readonly collection: CollectionCatalog;
+  readonly blobs: BlobCatalog;
+  readonly store: BlobStore;
+  readonly stored: StoredBlobs;
+  readonly uploads: Uploads;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  readonly gcGraceMs: number;
+}
+
+export interface Collection {
+  readonly marked: readonly AssetId[];
+  readonly swept: readonly AssetId[];
+  readonly freedBytes: number;
+}
+
+/** Rows that one transaction touches: it must not hold the database for long. */
+const sliceSize = 200;
+/** What a pass may mark and sweep in all, so that its answer fits a message; what is left over waits for the next. */
+const maxPerPass = 100_000;
+const maxLogged = 10;
+const lowest: Digest = "sha256:";
+const highest: Digest = "sha256:g";
+
+/**
+ * Mark and sweep, one generation late: a pass removes what an earlier one marked and is garbage still, and marks what is
+ * garbage now. It takes no hint, so a crash anywhere is finished by later passes. It works in slices, and everyone else's
+ * calls come in between.
+ */
+export class Collector {
+  readonly #deps: CollectorDeps;
+  readonly #passes = new KeyedLock();
+  /** Blobs without an asset that the previous pass saw; only those may go, so that each gets one pass of delay. */
+  #orphans: ReadonlySet<Digest> = new Set();
+  readonly #freed: Counter;
+  readonly #disagreements: Gauge;
+
+  constructor(deps: CollectorDeps) {
+    this.#deps = deps;
+    this.#freed = deps.metrics.counter("unkey_assets_freed_bytes_total", "Bytes that collection has given back.");
+    this.#disagreements = deps.metrics.gauge(
+      "unkey_assets_refcount_disagreements",
+      "Blobs whose count of assets is not the number of assets made of them, at the last pass.",
+    );
+  }
+
+  /** One pass, after any that is under way. A dry run answers what the pass would do if nothing changed. */
+  collect(signal: AbortSignal, options: { readonly dryRun?: boolean } = {}): Promise<Collection> {
+    return this.#passes.run("", () => (options.dryRun === true ? this.#foretell(signal) : this.#pass(signal)));
+  }
+
+  async #pass(signal: AbortSignal): Promise<Collection> {
+    const { collection, clock, gcGraceMs, uploads, log } = this.#deps;
+    const nowMs = clock.nowMs();
+    const rules = { pass: await collection.beginPass(nowMs), nowMs, graceMs: gcGraceMs };
+    const expired = await uploads.expire();
+    const swept: AssetId[] = [...expired.ids];
+    let freedBytes = expired.bytes;
+    for await (const slice of this.#slices("sweepable", rules, () => maxPerPass - swept.length, signal)) {
+      const result = await this.#sweep(slice, rules, signal);
+      swept.push(...result.ids);
+      freedBytes += result.freedBytes;
+    }
+    const marked: AssetId[] = [];
+    for await (const slice of this.#slices(
+      "markable",
+      rules,
+      () => maxPerPass - swept.length - marked.length,
+      signal,
+    )) {
+      await collection.mark(slice, rules);
+      marked.push(...slice.map(({ id }) => id));
+    }
+    const census = await this.#takeCensus(signal);
+    for (const digest of census.orphans) {
+      if (this.#orphans.has(digest)) freedBytes += await this.#deleteOrphan(digest, signal);
+    }
+    this.#orphans = census.orphans;
+    this.#disagreements.set(census.disagreements);
+    this.#freed.inc({}, freedBytes);
+    if (swept.length > 0 || marked.length > 0 || freedBytes > 0) {
+      log.info("collected", { marked: marked.length, swept: swept.length, freedBytes });
+    }
+    return { marked, swept, freedBytes };
+  }
+
+  /** What the next pass would do: the same slices, looked at only. */
+  async #foretell(signal: AbortSignal): Promise<Collection> {
+    const { collection, blobs, store, clock, gcGraceMs, uploads } = this.#deps;
+    const rules = { pass: Number.MAX_SAFE_INTEGER, nowMs: clock.nowMs(), graceMs: gcGraceMs };
+    const expired = await uploads.expired();
+    let freedBytes = expired.reduce((sum, { bytes }) => sum + bytes, 0);
+    const swept = new Set(expired.map(({ id }) => id));
+    const taken = new Map<Digest, number>();
+    for await (const slice of this.#slices("sweepable", rules, () => maxPerPass - swept.size, signal)) {
+      for (const { id, digest } of [...slice, ...(await collection.attachments(slice))]) {
+        if (swept.has(id)) continue;
+        swept.add(id);
+        if (digest !== undefined) taken.set(digest, (taken.get(digest) ?? 0) + 1);
+      }
+    }
+    for (const [digest, times] of taken) {
+      const record = await blobs.find(digest);
+      if (record?.refs === times) freedBytes += record.sizeBytes;
+    }
+    const marked: AssetId[] = [];
+    for await (const slice of this.#slices("markable", rules, () => maxPerPass - swept.size - marked.length, signal)) {
+      marked.push(...slice.map(({ id }) => id));
+    }
+    const census = await this.#takeCensus(signal);
+    for (const digest of census.orphans) {
+      if (this.#orphans.has(digest)) freedBytes += (await store.size(digest, signal)) ?? 0;
+    }
+    return { marked, swept: [...swept], freedBytes };
+  }
+
+  async *#slices(
+    kind: "sweepable" | "markable",
+    rules: CollectionRules,
+    budget: () => number,
+    signal: AbortSignal,
+  ): AsyncGenerator<readonly Candidate[]> {
+    const { collection } = this.#deps;
+    let after: Candidate | undefined;
+    while (budget() > 0) {
+      signal.throwIfAborted();
+      const slice = await collection[kind](rules, after, Math.min(sliceSize, budget()));
+      if (slice.length === 0) return;
+      yield slice;
+      after = slice.at(-1);
+      await yieldToOthers();
+    }
+  }
+
+  /** Removes rows, then the blobs that nothing refers to any more; a crash in between leaves orphans. */
+  async #sweep(slice: readonly Candidate[], rules: CollectionRules, signal: AbortSignal) {
+    const { collection, store, stored } = this.#deps;
+    const touched = [...slice, ...(await collection.attachments(slice))];
+    const digests = new Set(touched.flatMap(({ digest }) => (digest === undefined ? [] : [digest])));
+    return stored.lock.runAll(digests, async () => {
+      const { ids, unreferenced } = await collection.sweep(slice, rules);
+      await store.delete(
+        unreferenced.map(({ digest }) => digest),
+        signal,
+      );
+      return { ids, freedBytes: unreferenced.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) };
+    });
+  }
+
+  /**
+   * Compares three things that must agree: the files there are, the counts of their assets, and the assets. A blob is an
+   * orphan only when count and assets both say so; when they disagree it is kept, and somebody should look.
+   */
+  async #takeCensus(signal: AbortSignal): Promise<{ orphans: ReadonlySet<Digest>; disagreements: number }> {
+    const { collection, store, log } = this.#deps;
+    const orphans = new Set<Digest>();
+    let disagreements = 0;
+    let from = lowest;
+    const compare = async (files: readonly Digest[], to: Digest) => {
+      signal.throwIfAborted();
+      const living = new Set<Digest>();
+      for (const { digest, refs, found } of await collection.census(from, to)) {
+        if (refs !== found && ++disagreements <= maxLogged) {
+          log.error("the count of a blob's assets is wrong; the blob is kept", { digest, refs, found });
+        }
+        if (refs > 0 || found > 0) living.add(digest);
+      }
+      for (const digest of files) if (!living.has(digest) && orphans.size < maxPerPass) orphans.add(digest);
+      from = `${to}!`; // right after it: no digest goes on
+      await yieldToOthers();
+    };
+    for await (const page of store.list(signal)) {
+      for (let at = 0; at < page.length; at += sliceSize) {
+        const files = page.slice(at, at + sliceSize);
+        await compare(files, files.at(-1) ?? from);
+      }
+    }
+    await compare([], highest);
+    return { orphans, disagreements };
+  }
+
+  /** What a crash left between storing a blob and its row, or between row and blob. */
+  #deleteOrphan(digest: Digest, signal: AbortSignal): Promise<number> {
+    const { collection, store, stored } = this.#deps;
+    return stored.lock.run(digest, async () => {
+      if (!(await collection.forgetBlob(digest))) return 0;
+      const sizeBytes = (await store.size(digest, signal)) ?? 0;
+      await store.delete([digest], signal);
+      return sizeBytes;
+    });
+  }
+}
+
+/** Lets timers and sockets have their turn. */
+function yieldToOthers(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

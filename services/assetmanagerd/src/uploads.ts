@@ -1,0 +1,337 @@
+import { createHash } from "node:crypto";
+import { type AssetId, type Clock, isServiceError, ServiceError } from "@unkey/base";
+import type { Logger, Metrics } from "@unkey/daemon";
+import type { Asset, AssetDeclaration, AssetDescription, Digest, Owner, Quota } from "./domain/asset.ts";
+import type { AssetCatalog, IncomingFiles, UploadCatalog } from "./ports.ts";
+import { RunningDigests } from "./running-digests.ts";
+import type { StoredBlobs } from "./stored-blobs.ts";
+
+export interface UploadsDeps {
+  readonly assets: AssetCatalog;
+  readonly uploads: UploadCatalog;
+  readonly incoming: IncomingFiles;
+  readonly stored: StoredBlobs;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  readonly quotaOf: (owner: Owner) => Quota;
+  readonly maxAssetBytes: number;
+  /** An upload that nobody adds to for so long is given up. */
+  readonly uploadLifetimeMs: number;
+}
+
+export interface UploadAddress {
+  readonly owner: Owner;
+  readonly id: AssetId;
+}
+
+type Chunks = AsyncIterable<Uint8Array>;
+
+const maxStreams = 16;
+/** Bytes counted against the quota, and made durable, at a time. */
+const stepBytes = 64 * 1024 * 1024;
+
+/**
+ * Uploads: an asset in state uploading, a row, whose bytes lie in a file beside the store. Bytes are durable before the row
+ * says so, and the row is what a resumption and the quota go by. An upload in one stream is the same three steps in one
+ * call; it has no key, so nobody resumes it, and it is given up when it fails.
+ */
+export class Uploads {
+  readonly #deps: UploadsDeps;
+  readonly #digests = new RunningDigests();
+  /** Uploads that a call works on; `cancel` aborts it and waits. */
+  readonly #busy = new Map<AssetId, { readonly abort: AbortController; readonly ended: Promise<void> }>();
+  #streams = 0;
+
+  constructor(deps: UploadsDeps) {
+    this.#deps = deps;
+    this.#countStreams(0);
+  }
+
+  async upload(declaration: AssetDeclaration, chunks: Chunks, signal: AbortSignal): Promise<Asset> {
+    const { assets, uploads, stored, clock, quotaOf } = this.#deps;
+    const { owner, digest, sizeBytes } = declaration;
+    this.#mustBeAllowed(sizeBytes);
+    // Content that is there is not written again, but its sender must still prove to have it.
+    if (await stored.holds(digest, sizeBytes, signal)) {
+      await this.#inStream(() => prove(declaration, chunks, signal));
+      return stored.lock.run(digest, async () => {
+        if (!(await stored.holds(digest, sizeBytes, signal))) {
+          throw new ServiceError("ABORTED", "the stored bytes were collected during the upload");
+        }
+        return assets.add(declaration, quotaOf(owner), clock.nowMs());
+      });
+    }
+    const wish = { ...declaration, key: "", reserveBytes: sizeBytes };
+    const { id } = await uploads.begin(wish, quotaOf(owner), clock.nowMs());
+    try {
+      await this.append({ owner, id, offset: 0, declaredBytes: sizeBytes }, chunks, signal);
+      return await this.finish({ owner, id, digest, sizeBytes }, signal);
+    } catch (error) {
+      await this.#discard({ owner, id });
+      throw error;
+    }
+  }
+
+  begin(description: AssetDescription, key: string): Promise<Asset> {
+    const { uploads, clock, quotaOf } = this.#deps;
+    return uploads.begin({ ...description, key, reserveBytes: 0 }, quotaOf(description.owner), clock.nowMs());
+  }
+
+  /** Adds `chunks` at `offset`. What arrived is kept and counted also when they break off. */
+  append(
+    { owner, id, offset, declaredBytes }: UploadAddress & { readonly offset: number; readonly declaredBytes?: number },
+    chunks: Chunks,
+    signal: AbortSignal,
+  ): Promise<Asset> {
+    const { uploads, incoming, clock, quotaOf } = this.#deps;
+    return this.#inStream(() =>
+      this.#alone(id, signal, async (joined) => {
+        const upload = await this.#uploading(owner, id);
+        if (upload.receivedBytes !== offset) throw offsetMismatch(upload.receivedBytes);
+        let reserved = declaredBytes ?? offset;
+        let received = offset;
+        await using file = await incoming.open(id, offset).catch(async (error: unknown) => {
+          await this.#noteLoss(upload, error);
+          throw error;
+        });
+        const digest = this.#digests.take(id, offset);
+        try {
+          if (declaredBytes !== undefined) await incoming.mustHaveRoom(declaredBytes);
+          for await (const chunk of until(joined, chunks)) {
+            if (declaredBytes !== undefined && received + chunk.length > declaredBytes) {
+              throw new ServiceError("ASSET_SIZE_MISMATCH", `more than the declared ${declaredBytes} bytes arrived`);
+            }
+            while (received + chunk.length > reserved) {
+              this.#mustBeAllowed(received + chunk.length);
+              await file.sync();
+              await uploads.note(owner, id, received, reserved, clock.nowMs());
+              reserved = await this.#reserve(owner, id, received, chunk.length, quotaOf(owner));
+            }
+            await file.write(chunk);
+            digest?.update(chunk);
+            received += chunk.length;
+          }
+        } finally {
+          await file.sync();
+          await uploads.note(owner, id, received, declaredBytes ?? received, clock.nowMs());
+          if (digest !== undefined) this.#digests.put(id, received, digest);
+        }
+        return { ...upload, receivedBytes: received };
+      }),
+    );
+  }
+
+  finish(
+    { owner, id, digest, sizeBytes }: UploadAddress & { readonly digest: Digest; readonly sizeBytes: number },
+    signal: AbortSignal,
+  ): Promise<Asset> {
+    const { uploads, incoming, stored, clock } = this.#deps;
+    return this.#alone(id, signal, async (joined) => {
+      const upload = await uploads.find(owner, id, clock.nowMs());
+      if (upload.state !== "uploading") {
+        // The answer to an earlier call was lost.
+        if (upload.state === "available" && upload.digest === digest && upload.sizeBytes === sizeBytes) return upload;
+        throw new ServiceError("ASSET_NOT_UPLOADING", `asset ${upload.id} is in state ${upload.state}`);
+      }
+      const { receivedBytes } = upload;
+      if (receivedBytes !== sizeBytes) {
+        throw new ServiceError("ASSET_SIZE_MISMATCH", `${receivedBytes} bytes arrived, ${sizeBytes} were declared`, {
+          metadata: { receivedBytes: String(receivedBytes) },
+        });
+      }
+      await incoming.ensure(id);
+      const actual = await this.#digestOf(id, receivedBytes, joined);
+      if (actual !== digest) {
+        throw new ServiceError("ASSET_DIGEST_MISMATCH", `the bytes have the digest ${actual}, ${digest} was declared`);
+      }
+      const asset = await stored.lock.run(digest, async () => {
+        const identity = await stored.take({ digest, sizeBytes, path: incoming.path(id), owner }, joined);
+        return uploads.finish(owner, id, { digest, sizeBytes, identity }, clock.nowMs());
+      });
+      this.#digests.drop(id);
+      await incoming.remove(id);
+      return asset;
+    });
+  }
+
+  /** Gives an upload up; one that is gone is success. */
+  async cancel({ owner, id }: UploadAddress): Promise<void> {
+    try {
+      await this.#uploading(owner, id);
+    } catch (error) {
+      if (isServiceError(error, "ASSET_NOT_FOUND")) return;
+      throw error;
+    }
+    const working = this.#busy.get(id);
+    working?.abort.abort(new ServiceError("CANCELED", "the upload was cancelled"));
+    await working?.ended;
+    await this.#discard({ owner, id });
+  }
+
+  /** After a start: what nobody can resume goes, and so do files without a row. */
+  async recover(): Promise<void> {
+    await this.#deps.uploads.recover();
+    await this.#removeStrays();
+  }
+
+  /** Uploads that would expire now. */
+  expired(): Promise<{ readonly owner: Owner; readonly id: AssetId; readonly bytes: number }[]> {
+    const { uploads, clock, uploadLifetimeMs } = this.#deps;
+    return uploads
+      .idleSince(clock.nowMs() - uploadLifetimeMs)
+      .then((idle) => idle.filter(({ id }) => !this.#busy.has(id)));
+  }
+
+  /** Gives up what has been idle for too long. Answers what went. */
+  async expire(): Promise<{ readonly ids: readonly AssetId[]; readonly bytes: number }> {
+    const { uploads, clock, log, uploadLifetimeMs } = this.#deps;
+    const idle = await this.expired();
+    let bytes = 0;
+    for (const upload of idle) bytes += await this.#discard(upload);
+    await uploads.forgetFinished(clock.nowMs() - uploadLifetimeMs);
+    await this.#removeStrays();
+    if (idle.length > 0) log.info("idle uploads expired", { uploads: idle.length, bytes });
+    return { ids: idle.map(({ id }) => id), bytes };
+  }
+
+  /** Removes the row, then the file; answers the bytes it had. */
+  #discard({ owner, id }: UploadAddress): Promise<number> {
+    const { uploads, incoming } = this.#deps;
+    return this.#alone(id, new AbortController().signal, async () => {
+      const bytes = await uploads.cancel(owner, id);
+      this.#digests.drop(id);
+      await incoming.remove(id);
+      return bytes;
+    });
+  }
+
+  async #removeStrays(): Promise<void> {
+    const { uploads, incoming } = this.#deps;
+    for (const id of await incoming.list()) {
+      if (!this.#busy.has(id) && !(await uploads.isUploading(id))) await incoming.remove(id);
+    }
+  }
+
+  async #uploading(owner: Owner, id: AssetId): Promise<Asset> {
+    const upload = await this.#deps.uploads.find(owner, id, this.#deps.clock.nowMs());
+    if (upload.state === "uploading") return upload;
+    throw new ServiceError("ASSET_NOT_UPLOADING", `asset ${upload.id} is in state ${upload.state}`);
+  }
+
+  /** Counts a step ahead of what arrived; near the quota's end as much as the chunk needs. */
+  async #reserve(owner: Owner, id: AssetId, received: number, needed: number, quota: Quota): Promise<number> {
+    const { uploads, incoming, maxAssetBytes } = this.#deps;
+    await incoming.mustHaveRoom(needed);
+    const ahead = Math.max(received + needed, Math.min(received + stepBytes, maxAssetBytes));
+    try {
+      await uploads.reserve(owner, id, ahead, quota);
+      return ahead;
+    } catch (error) {
+      if (ahead === received + needed) throw error;
+      await uploads.reserve(owner, id, received + needed, quota);
+      return received + needed;
+    }
+  }
+
+  /** From the running state when this process received every byte, else from the file. */
+  async #digestOf(id: AssetId, sizeBytes: number, signal: AbortSignal): Promise<Digest> {
+    const running = this.#digests.take(id, sizeBytes);
+    if (running !== undefined) return `sha256:${running.digest("hex")}`;
+    const hash = createHash("sha256");
+    for await (const chunk of this.#deps.incoming.read(id, signal)) hash.update(chunk);
+    return `sha256:${hash.digest("hex")}`;
+  }
+
+  /** The file is shorter than the row says: the disk lost bytes, and the sender must send them again. */
+  async #noteLoss({ owner, id }: Asset, error: unknown): Promise<void> {
+    if (!(error instanceof ServiceError) || error.reason !== "UPLOAD_OFFSET_MISMATCH") return;
+    const left = Number(error.metadata["receivedBytes"]);
+    this.#deps.log.error("an upload has lost bytes", { assetId: id, left });
+    await this.#deps.uploads.note(owner, id, left, left, this.#deps.clock.nowMs());
+  }
+
+  #mustBeAllowed(bytes: number): void {
+    const { maxAssetBytes } = this.#deps;
+    if (bytes <= maxAssetBytes) return;
+    throw new ServiceError("ASSET_TOO_LARGE", `${bytes} bytes are more than the allowed ${maxAssetBytes}`, {
+      metadata: { maxBytes: String(maxAssetBytes) },
+    });
+  }
+
+  /** One call at a time works on an upload. Throws UPLOAD_BUSY. */
+  async #alone<T>(id: AssetId, signal: AbortSignal, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    if (this.#busy.has(id)) throw new ServiceError("UPLOAD_BUSY", `another call works on the upload ${id}`);
+    const abort = new AbortController();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#busy.set(id, { abort, ended: promise });
+    try {
+      return await body(AbortSignal.any([signal, abort.signal]));
+    } finally {
+      this.#busy.delete(id);
+      resolve();
+    }
+  }
+
+  async #inStream<T>(body: () => Promise<T>): Promise<T> {
+    if (this.#streams >= maxStreams) {
+      throw new ServiceError("ASSET_STORE_BUSY", `${maxStreams} uploads are under way`);
+    }
+    this.#countStreams(1);
+    try {
+      return await body();
+    } finally {
+      this.#countStreams(-1);
+    }
+  }
+
+  #countStreams(by: 1 | 0 | -1): void {
+    this.#streams += by;
+    this.#deps.metrics.gauge("unkey_assets_uploads", "Uploads under way.").set(this.#streams);
+  }
+}
+
+/** Reads `chunks` to the end and compares length and digest with what was declared. */
+async function prove({ digest, sizeBytes }: AssetDeclaration, chunks: Chunks, signal: AbortSignal): Promise<void> {
+  const hash = createHash("sha256");
+  let received = 0;
+  for await (const chunk of until(signal, chunks)) {
+    received += chunk.length;
+    if (received > sizeBytes) {
+      throw new ServiceError("ASSET_SIZE_MISMATCH", `more than the declared ${sizeBytes} bytes arrived`);
+    }
+    hash.update(chunk);
+  }
+  if (received !== sizeBytes) {
+    throw new ServiceError("ASSET_SIZE_MISMATCH", `${received} bytes arrived, ${sizeBytes} were declared`);
+  }
+  const actual = `sha256:${hash.digest("hex")}`;
+  if (actual !== digest) {
+    throw new ServiceError("ASSET_DIGEST_MISMATCH", `the bytes have the digest ${actual}, ${digest} was declared`);
+  }
+}
+
+/** `chunks` until they end; throws when `signal` aborts, also while none comes. */
+async function* until(signal: AbortSignal, chunks: Chunks): AsyncGenerator<Uint8Array> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  aborted.catch(() => undefined);
+  const onAbort = () => reject(signal.reason as Error);
+  signal.addEventListener("abort", onAbort, { once: true });
+  try {
+    const source = chunks[Symbol.asyncIterator]();
+    for (;;) {
+      signal.throwIfAborted();
+      const next = await Promise.race([source.next(), aborted]);
+      if (next.done === true) return;
+      yield next.value;
+    }
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
+function offsetMismatch(receivedBytes: number): ServiceError {
+  return new ServiceError("UPLOAD_OFFSET_MISMATCH", `the upload continues at byte ${receivedBytes}`, {
+    metadata: { receivedBytes: String(receivedBytes) },
+  });
+}
