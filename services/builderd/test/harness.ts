@@ -7,13 +7,19 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import { AssetService } from "@unkey/api/asset";
 import { type Build, BuilderService, type BuildImageRequestSchema, BuildState } from "@unkey/api/builder";
+import type { SigningKey } from "@unkey/attest";
+import { makeSigningKey } from "@unkey/attest/testing";
 import { newId, systemClock, type TenantId } from "@unkey/base";
 import { createLogger, Metrics } from "@unkey/daemon";
 import { exportLayoutArchive } from "@unkey/oci";
 import { inMemoryClient } from "@unkey/rpc";
 import { PolicyFile } from "../src/adapters/policy-file.ts";
 import { RpcAssetRegistry } from "../src/adapters/rpc-asset-registry.ts";
+import { RpcStatementAssets } from "../src/adapters/rpc-statement-assets.ts";
+import { SigningAttester } from "../src/attest/signing-attester.ts";
+import { BuildVerifier } from "../src/attest/verify-build.ts";
 import { type BuilderParts, openBuilder } from "../src/builder.ts";
+import type { RegistrySettings } from "../src/registry-settings.ts";
 import { MemoryAssets } from "./memory-assets.ts";
 
 /** Why no root filesystem can be written here; false when one can. */
@@ -31,6 +37,9 @@ export interface BuilderOptions extends Partial<Omit<BuilderParts, "assets" | "r
   readonly uploadMaxBytes?: number;
   readonly uploadLifetimeMs?: number;
   readonly policyFile?: string;
+  /** Another for each builder unless told. */
+  readonly signer?: SigningKey;
+  readonly registries?: Partial<RegistrySettings>;
 }
 
 export type Builder = Awaited<ReturnType<typeof startBuilder>>;
@@ -45,6 +54,13 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
   const assetClient = {
     client: () => inMemoryClient(AssetService, { routes: assets.routes, caller: { service: "builderd" } }),
   };
+  const rules = new PolicyFile(options.policyFile, createLogger({ level: "trace", write: (line) => lines.push(line) }));
+  const signer = options.signer ?? makeSigningKey();
+  const trusted = {
+    assets: new RpcStatementAssets(assetClient.client(), systemClock),
+    keys: [signer.verificationKey],
+    builderId: "spiffe://unkey.test/builderd",
+  };
   const builder = await openBuilder(
     {
       dataDir: directory,
@@ -53,7 +69,13 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
       uploadMaxBytes: options.uploadMaxBytes ?? 1 << 26,
       uploadLifetimeMs: options.uploadLifetimeMs ?? 60_000,
       plainHttpRegistries: [],
-      registries: { allowedRegistries: [], mirrors: new Map(), caCertificates: [], credentialFile: undefined },
+      registries: {
+        allowedRegistries: [],
+        mirrors: new Map(),
+        caCertificates: [],
+        credentialFile: undefined,
+        ...options.registries,
+      },
       retentionMs: 30 * 86_400_000,
       keptPerTenant: 1000,
     },
@@ -64,7 +86,9 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
       abort: abort.signal,
     },
     {
-      rules: new PolicyFile(options.policyFile, createLogger({ level: "trace", write: (line) => lines.push(line) })),
+      rules,
+      attester: new SigningAttester({ ...trusted, key: signer, version: "test" }),
+      verifier: new BuildVerifier({ ...trusted, rules }),
       logins: options.logins ?? { find: async () => undefined },
       assets: new RpcAssetRegistry(
         // A channel in memory offers what the registry uses: clients and a ping.
