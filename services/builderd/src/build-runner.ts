@@ -27,12 +27,13 @@ import {
 } from "./domain/build.ts";
 import { type BuildPolicy, checkImageAllowed } from "./domain/policy.ts";
 import { commandOf, withHome } from "./domain/process.ts";
-import type { AssetRegistry, BuildStore, CredentialStore, FetchQuota, RulesSource } from "./ports.ts";
+import type { AssetRegistry, Attester, BuildStore, CredentialStore, FetchQuota, RulesSource } from "./ports.ts";
 import { StepProgress } from "./step-progress.ts";
 
 export interface BuildRunnerDeps {
   readonly store: BuildStore;
   readonly assets: AssetRegistry;
+  readonly attester: Attester;
   readonly rules: RulesSource;
   readonly fetchQuota: FetchQuota;
   readonly logins: CredentialStore;

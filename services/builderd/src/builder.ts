@@ -19,6 +19,7 @@ import { SqlBuildStore } from "./adapters/sql-build-store.ts";
 import { SqlQuotaStore } from "./adapters/sql-quota-store.ts";
 import { SqlUploadStore } from "./adapters/sql-upload-store.ts";
 import type { ProvenanceKeys } from "./attest/provenance-keys.ts";
+import type { BuildVerifier } from "./attest/verify-build.ts";
 import { BuildFeed } from "./build-feed.ts";
 import { BuildQueue } from "./build-queue.ts";
 import { BuildQuotas } from "./build-quotas.ts";
@@ -26,7 +27,7 @@ import { BuildRunner, type OpenImageOptions } from "./build-runner.ts";
 import type { Config } from "./config.ts";
 import type { BuildSource } from "./domain/build.ts";
 import { builderHandlers } from "./handlers.ts";
-import type { AssetRegistry, BuildLimits, CredentialStore, RulesSource } from "./ports.ts";
+import type { AssetRegistry, Attester, BuildLimits, CredentialStore, RulesSource } from "./ports.ts";
 import { BuildService } from "./service.ts";
 import { UploadService } from "./upload-service.ts";
 
@@ -37,6 +38,8 @@ const defaultLimits: BuildLimits = { unfinished: 256, unfinishedPerTenant: 32 };
 
 export interface BuilderParts {
   readonly assets: AssetRegistry;
+  readonly attester: Attester;
+  readonly verifier: BuildVerifier;
   readonly rules: RulesSource;
   readonly logins: CredentialStore;
   /** Replaced by tests that need it to fail or hang. */
@@ -94,6 +97,7 @@ export async function openBuilder(
   const runner = new BuildRunner({
     store,
     assets: parts.assets,
+    attester: parts.attester,
     rules,
     fetchQuota: quotas,
     logins: parts.logins,
@@ -140,7 +144,7 @@ export async function openBuilder(
   stack.use(everyMs(pruneIntervalMs, () => service.prune(), { name: "retention", log, atStart: true }));
   const owned = stack.move();
   return {
-    routes: (router) => void router.service(BuilderService, builderHandlers(service, uploads)),
+    routes: (router) => void router.service(BuilderService, builderHandlers(service, uploads, parts.verifier)),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }

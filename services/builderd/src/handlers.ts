@@ -12,6 +12,7 @@ import {
 } from "@unkey/api/builder";
 import { type BuildId, parseId, ServiceError, type TenantId } from "@unkey/base";
 import { isDigest } from "@unkey/oci";
+import type { BuildVerifier } from "./attest/verify-build.ts";
 import type { Build, BuildSource } from "./domain/build.ts";
 import type { BuildState } from "./domain/build-state.ts";
 import { dayEndMs, minutesUsed } from "./domain/quota.ts";
@@ -34,7 +35,11 @@ const protoStates: Readonly<Record<BuildState, ProtoState>> = {
 type Implementation = Partial<ServiceImpl<typeof BuilderService>>;
 
 /** The RPCs of unkey.builder.v1; those that are missing here answer UNIMPLEMENTED. */
-export function builderHandlers(service: BuildService, uploads: UploadService): Implementation {
+export function builderHandlers(
+  service: BuildService,
+  uploads: UploadService,
+  verifier: BuildVerifier,
+): Implementation {
   return {
     buildImage: async (request) => buildMessage(await service.build(startOf(request))),
 
@@ -72,6 +77,11 @@ export function builderHandlers(service: BuildService, uploads: UploadService): 
     async discardUpload({ tenantId, uploadId }) {
       await uploads.discard(parseId("tenant", tenantId, "tenant_id"), parseId("upload", uploadId, "upload_id"));
       return {};
+    },
+
+    async verifyBuild({ tenantId, buildId }, context) {
+      const links = await verifier.verify(await service.get(...idsOf(tenantId, buildId)), context.signal);
+      return { verified: links.every(({ holds }) => holds), links: [...links] };
     },
 
     async getBuildQuota({ tenantId }) {

@@ -1,3 +1,4 @@
+import { AssetService } from "@unkey/api/asset";
 import { systemClock } from "@unkey/base";
 import type { DaemonContext } from "@unkey/daemon";
 import { rootfsObstacles } from "@unkey/oci";
@@ -5,8 +6,12 @@ import { listenRpc, openIdentity, openRpcChannel } from "@unkey/rpc";
 import { CredentialFile } from "./adapters/credential-file.ts";
 import { PolicyFile } from "./adapters/policy-file.ts";
 import { RpcAssetRegistry } from "./adapters/rpc-asset-registry.ts";
+import { RpcStatementAssets } from "./adapters/rpc-statement-assets.ts";
+import { SigningAttester } from "./attest/signing-attester.ts";
+import { BuildVerifier } from "./attest/verify-build.ts";
 import { openBuilder } from "./builder.ts";
 import type { Config } from "./config.ts";
+import { version } from "./version.ts";
 
 export async function startBuilderd(config: Config, context: DaemonContext): Promise<AsyncDisposable> {
   const { log, metrics, health, abort } = context;
@@ -19,12 +24,20 @@ export async function startBuilderd(config: Config, context: DaemonContext): Pro
   health.dependency("build-policy", () => rules.check(), { required: false });
   const logins = new CredentialFile(config.registries.credentialFile, log);
   health.dependency("registry-logins", () => logins.check(), { required: false });
+  const statements = new RpcStatementAssets(channel.client(AssetService), systemClock);
+  const { provenanceKey, provenanceKeys } = config;
+  const builderId = `spiffe://${identity.current.id.trustDomain}/builderd`;
+  const trusted = { assets: statements, keys: provenanceKeys, builderId };
+  const attester = new SigningAttester({ ...trusted, key: provenanceKey, version });
+  const verifier = new BuildVerifier({ ...trusted, rules });
+  const { algorithm, id } = provenanceKey.verificationKey;
+  health.layer("provenance", { active: true, detail: `signed with ${algorithm}, key ${id}` });
   const obstacles = await rootfsObstacles();
   health.layer("rootfs-writer", {
     active: obstacles.length === 0,
     detail: obstacles.length === 0 ? "mkfs.erofs over a private directory" : obstacles.join("; "),
   });
-  const builder = stack.use(await openBuilder(config, context, { assets, rules, logins }));
+  const builder = stack.use(await openBuilder(config, context, { assets, attester, verifier, rules, logins }));
   const { host, port } = config.rpc;
   const server = stack.use(await listenRpc({ routes: builder.routes, identity, host, port, log, metrics, abort }));
   context.announce("rpc", server.host, server.port);

@@ -18,6 +18,7 @@ export class MemoryAssets {
   beforeUpload: () => Promise<void> = async () => {};
 
   readonly routes = (router: ConnectRouter): void => {
+    const { stored } = this;
     router.service(AssetService, {
       uploadAsset: async (requests) => {
         const failure = this.failures.shift();
@@ -43,9 +44,15 @@ export class MemoryAssets {
         if (asset === undefined) throw new ServiceError("NOT_FOUND", `there is no asset ${assetId}`);
         return messageOf(asset);
       },
-      listAssets: ({ tenantId, kind, labels }) => ({
+      downloadAsset: async function* (this: void, { assetId, tenantId }) {
+        const asset = stored.find((one) => one.assetId === assetId && one.header.tenantId === tenantId);
+        if (asset === undefined) throw new ServiceError("ASSET_NOT_FOUND", `there is no asset ${assetId}`);
+        yield { chunk: asset.bytes };
+      },
+      listAssets: ({ tenantId, kind, labels, attachedTo }) => ({
         assets: this.stored
           .filter(({ header }) => header.tenantId === tenantId && header.kind === kind)
+          .filter(({ header }) => attachedTo === "" || header.attachedTo === attachedTo)
           .filter(({ header }) => Object.entries(labels).every(([name, value]) => header.labels[name] === value))
           .map(messageOf),
       }),
@@ -54,6 +61,6 @@ export class MemoryAssets {
 }
 
 function messageOf({ assetId, header }: StoredAsset) {
-  const { tenantId, name, kind, digest, sizeBytes, labels } = header;
-  return { assetId, tenantId, name, kind, digest, sizeBytes, labels, state: AssetState.AVAILABLE };
+  const { tenantId, name, kind, digest, sizeBytes, labels, attachedTo } = header;
+  return { assetId, tenantId, name, kind, digest, sizeBytes, labels, attachedTo, state: AssetState.AVAILABLE };
 }

@@ -68,6 +68,14 @@ export class RpcStatementAssets implements StatementAssets {
     return Buffer.concat(chunks);
   }
 
+  async hash(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<string> {
+    const hash = createHash("sha256");
+    for await (const { chunk } of this.#client.downloadAsset({ tenantId, assetId }, callOptions({ signal }))) {
+      hash.update(chunk);
+    }
+    return `sha256:${hash.digest("hex")}`;
+  }
+
   async store(statement: NewStatement, signal: AbortSignal): Promise<StatementAsset> {
     for (let attempt = 1; ; attempt++) {
       try {

@@ -22,7 +22,7 @@ export interface SigningAttesterDeps {
   readonly assets: StatementAssets;
   readonly key: SigningKey;
   /** Whose earlier statements still hold; the signing key's own among them. */
-  readonly trusted: readonly VerificationKey[];
+  readonly keys: readonly VerificationKey[];
   /** URI of this platform's builder. */
   readonly builderId: string;
   readonly version: string;
@@ -135,11 +135,11 @@ export class SigningAttester implements Attester {
     rootfsDigest: string,
     signal: AbortSignal,
   ): Promise<VerifiedProvenance | undefined> {
-    const { assets, trusted, builderId } = this.#deps;
+    const { assets, keys, builderId } = this.#deps;
     if (provenance.sizeBytes > maxProvenanceBytes) return undefined;
     const envelope = await assets.read(tenantId, provenance.assetId, maxProvenanceBytes, signal);
     try {
-      return verifyProvenance(envelope, { keys: trusted, builderId, rootfsDigest });
+      return verifyProvenance(envelope, { keys, builderId, rootfsDigest });
     } catch (error) {
       if (error instanceof InvalidAttestation) return undefined;
       throw error;

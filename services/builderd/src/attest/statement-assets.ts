@@ -30,5 +30,7 @@ export interface StatementAssets {
   ): Promise<StatementAsset[]>;
   /** Throws ASSET_TOO_LARGE beyond `maxBytes`, and what assetmanagerd throws. */
   read(tenantId: TenantId, assetId: AssetId, maxBytes: number, signal: AbortSignal): Promise<Buffer>;
+  /** The digest of the bytes as they are read now. Throws what assetmanagerd throws, ASSET_CORRUPT among it. */
+  hash(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<string>;
   store(statement: NewStatement, signal: AbortSignal): Promise<StatementAsset>;
 }
