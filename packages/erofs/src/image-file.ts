@@ -31,7 +31,7 @@ export class ImageFile implements AsyncDisposable {
 
   /** Replaces the file at `path`. */
   static async create(path: string): Promise<ImageFile> {
-    const handle = await open(path, "w", 0o600).catch((error: unknown) => {
+    const handle = await open(path, "w", 0o644).catch((error: unknown) => {
       throw asFailure(error);
     });
     return new ImageFile(handle, path);

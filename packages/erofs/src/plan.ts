@@ -59,7 +59,8 @@ export function planImage(root: ErofsDirectory, files: readonly ErofsFile[]): Pl
   const rootNid = inodes.get(root)?.nid ?? Number.NaN;
   if (!(rootNid <= maxRootNid)) throw new RangeError("the root directory is not where the superblock can name it");
   const hasChunks = fileInodes.some(({ layout }) => layout === dataLayout.chunks);
-  const blockCount = space.take(0);
+  // fsck.erofs 1.5 reads a few bytes behind every inode, attributes or none: the last inode is not the end of the image.
+  const blockCount = space.take(1) + 1;
   return {
     inodes,
     treeGroups,

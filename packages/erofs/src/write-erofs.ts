@@ -90,6 +90,7 @@ class ImageWriter {
     await this.#fillBlock();
     for (const group of this.#plan.fileGroups) await this.#writeFileGroup(group);
     await this.#content.expectEnd();
+    await this.#image.writeZeros(blockBytes, this.#signal);
     if (this.#image.sizeBytes !== blockCount * blockBytes) throw new RangeError("the image is not as long as planned");
   }
 

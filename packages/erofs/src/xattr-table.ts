@@ -31,7 +31,7 @@ const maxKeyValueBytes = 64;
 
 interface SharedEntry {
   count: number;
-  /** Offset in the shared area; -1 until `seal` decides to share. */
+  /** In the shared area. */
   offset: number;
   readonly nameIndex: number;
   readonly name: string;
@@ -56,6 +56,7 @@ function splitName(name: string): { nameIndex: number; name: string } | undefine
 
 /** Every attribute of an image. First `count` the attributes of each inode, then `seal`, then lay out and write. */
 export class XattrTable {
+  /** While counting all, once sealed those that are shared, in the order of the area. */
   readonly #entries = new Map<string, SharedEntry>();
   #areaBytes = 0;
 
@@ -75,24 +76,23 @@ export class XattrTable {
       }
       const key = keyOf(fullName, value);
       const entry = this.#entries.get(key);
-      if (entry === undefined) this.#entries.set(key, { count: 1, offset: -1, ...split, value });
+      if (entry === undefined) this.#entries.set(key, { count: 1, offset: 0, ...split, value });
       else entry.count++;
     }
   }
 
   /** Decides what is shared: whatever takes less room so. */
   seal(): void {
-    const keys = [...this.#entries.keys()].sort();
-    for (const key of keys) {
-      const entry = this.#entries.get(key);
-      if (entry === undefined) continue;
-      const bytes = entryBytes(entry.name, entry.value);
-      if (entry.count * bytes > bytes + entry.count * idBytes) {
-        entry.offset = this.#areaBytes;
-        this.#areaBytes += bytes;
-      } else {
-        this.#entries.delete(key);
-      }
+    const shared = [...this.#entries].filter(([, { count, name, value }]) => {
+      const bytes = entryBytes(name, value);
+      return count * bytes > bytes + count * idBytes;
+    });
+    shared.sort(([a], [b]) => (a < b ? -1 : 1));
+    this.#entries.clear();
+    for (const [key, entry] of shared) {
+      entry.offset = this.#areaBytes;
+      this.#areaBytes += entryBytes(entry.name, entry.value);
+      this.#entries.set(key, entry);
     }
   }
 
