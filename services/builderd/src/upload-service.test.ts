@@ -27,7 +27,9 @@ test("silent uploads are given up, and only so many run at once", async (context
     yield Buffer.alloc(10);
     await new Promise(() => {});
   }
-  const uploads = Array.from({ length: 9 }, () => service.receive({ tenantId: newId("tenant"), name: "", expectedDigest: "" }, silent()));
+  const uploads = Array.from({ length: 9 }, () =>
+    service.receive({ tenantId: newId("tenant"), name: "", expectedDigest: "" }, silent()),
+  );
   const results = await Promise.allSettled(uploads);
   const reasons = results.map((result) =>
     result.status === "rejected" && isServiceError(result.reason) ? result.reason.reason : "",
@@ -59,8 +61,13 @@ test("one tenant's uploads leave places to the others", async (context) => {
       () => "",
       (error: unknown) => (isServiceError(error) ? error.reason : String(error)),
     );
-  const held = Array.from({ length: 4 }, () => reasonOf(service.receive({ tenantId: greedy, name: "", expectedDigest: "" }, slow())));
-  assert.equal(await reasonOf(service.receive({ tenantId: greedy, name: "", expectedDigest: "" }, slow())), "UPLOAD_LIMIT_REACHED");
+  const held = Array.from({ length: 4 }, () =>
+    reasonOf(service.receive({ tenantId: greedy, name: "", expectedDigest: "" }, slow())),
+  );
+  assert.equal(
+    await reasonOf(service.receive({ tenantId: greedy, name: "", expectedDigest: "" }, slow())),
+    "UPLOAD_LIMIT_REACHED",
+  );
   const others = reasonOf(service.receive({ tenantId: other, name: "", expectedDigest: "" }, slow()));
   end.resolve();
   assert.deepEqual(

@@ -12,7 +12,12 @@ const wanted = (idempotencyKey: string) => ({
   buildId: newId("build"),
   tenantId,
   idempotencyKey,
-  request: { source: { kind: "reference" as const, reference: "a" }, plainHttp: false, format: "erofs" as const, argvOverride: ["x"] },
+  request: {
+    source: { kind: "reference" as const, reference: "a" },
+    plainHttp: false,
+    format: "erofs" as const,
+    argvOverride: ["x"],
+  },
   withCredentials: true,
   platform: "linux/amd64",
   nowMs: 1,

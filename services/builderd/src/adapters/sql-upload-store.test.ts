@@ -27,7 +27,12 @@ test("an expired upload is gone, except for a build that has not ended", async (
       buildId: newId("build"),
       tenantId,
       idempotencyKey: "k",
-      request: { source: { kind: "upload", uploadId: used.uploadId }, plainHttp: false, format: "erofs", argvOverride: [] },
+      request: {
+        source: { kind: "upload", uploadId: used.uploadId },
+        plainHttp: false,
+        format: "erofs",
+        argvOverride: [],
+      },
       withCredentials: false,
       platform: "linux/amd64",
       nowMs: 1,
