@@ -1,7 +1,9 @@
 export { type Digest, digestOf, isDigest, parseDigest, StreamingDigest, shortDigest } from "./digest.ts";
+export type { Descriptor } from "./documents.ts";
 export { fetchLayers, streamLayers, type TakeLayer } from "./fetch-layers.ts";
 export type { ImageConfig } from "./image-config.ts";
 export {
+  type FetchedDocument,
   type FetchOptions,
   type ImageSource,
   type ResolvedImage,
@@ -36,4 +38,5 @@ export {
   type UnpackedLayer,
 } from "./rootfs/assemble-rootfs.ts";
 export type { TreePolicy } from "./rootfs/tree-policy.ts";
+export { collectVerified, verified } from "./verified-file.ts";
 export { rootfsObstacles, type WriteRootfsOptions, writeRootfs } from "./write-rootfs.ts";

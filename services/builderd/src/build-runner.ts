@@ -49,6 +49,7 @@ export interface BuildRunnerDeps {
 }
 
 export interface OpenImageOptions {
+  readonly tenantId: TenantId;
   readonly credentials: RegistryCredentials | undefined;
   readonly plainHttp: boolean;
   readonly onRetry: OnRetry;
@@ -75,6 +76,7 @@ export class BuildRunner {
       const { policy, policyDigest } = rules.rulesOf(tenantId);
       checkImageAllowed(policy, request.source);
       const source = openImage(request.source, {
+        tenantId,
         credentials: credentials ?? (await this.#keptLogin(build)),
         plainHttp: request.plainHttp,
         onRetry: (reason, waitMs) => this.#sayLater(build, reason, waitMs),

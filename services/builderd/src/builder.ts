@@ -2,7 +2,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { BuilderService } from "@unkey/api/builder";
-import { ServiceError, systemClock } from "@unkey/base";
+import { systemClock } from "@unkey/base";
 import { type DaemonContext, everyMs } from "@unkey/daemon";
 import {
   formatPlatform,
@@ -77,12 +77,13 @@ export async function openBuilder(
     clock,
     log,
   });
-  const openImage = (source: BuildSource, { credentials, plainHttp, onRetry }: OpenImageOptions): ImageSource => {
+  const openImage = (source: BuildSource, options: OpenImageOptions): ImageSource => {
+    const { tenantId, credentials, plainHttp, onRetry } = options;
     switch (source.kind) {
       case "upload":
         return new LayoutImage(uploads.directoryOf(source.uploadId), `the image of ${source.uploadId}`);
       case "pushed":
-        throw new ServiceError("UNIMPLEMENTED", "images pushed to the platform cannot be built from yet");
+        return parts.assets.pushedImage({ tenantId, repository: source.repository, digest: source.digest });
       case "reference":
         return registries.image(parseImageReference(source.reference), {
           plainHttp,

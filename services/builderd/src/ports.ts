@@ -1,6 +1,6 @@
 import type { ImageSignature, PackageList } from "@unkey/attest";
 import type { AssetId, BuildId, TenantId, UploadId } from "@unkey/base";
-import type { ImageReference, RegistryCredentials } from "@unkey/oci";
+import type { ImageReference, ImageSource, RegistryCredentials } from "@unkey/oci";
 import type { Build, BuildFailure, BuildRequest, BuildResult } from "./domain/build.ts";
 import type { BuildEvent, BuildState } from "./domain/build-state.ts";
 import type { BuildPolicy } from "./domain/policy.ts";
@@ -176,6 +176,8 @@ export interface AssetRegistry {
     signal: AbortSignal,
     onBytes: (done: number, total: number) => void,
   ): Promise<{ readonly assetId: AssetId; readonly sizeBytes: number }>;
+  /** An image that the tenant pushed to the platform. */
+  pushedImage(image: { readonly tenantId: TenantId; readonly repository: string; readonly digest: string }): ImageSource;
   /** True when the tenant's asset can be used. */
   isAvailable(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<boolean>;
 }

@@ -7,6 +7,7 @@ import { type AssetId, backoffDelayMs, type Clock, isServiceError, mib, parseId,
 import { StreamingDigest } from "@unkey/oci";
 import { callOptions, type RpcChannel } from "@unkey/rpc";
 import type { AssetRegistry, RootfsFile } from "../ports.ts";
+import { PushedImage, type PushedImageOptions } from "./pushed-image.ts";
 
 const chunkBytes = mib;
 const callTimeoutMs = 30_000;
@@ -41,6 +42,10 @@ export class RpcAssetRegistry implements AssetRegistry {
         await this.#clock.sleep(backoffDelayMs(backoff, attempt - 1), signal);
       }
     }
+  }
+
+  pushedImage(image: Omit<PushedImageOptions, "assets" | "clock">): PushedImage {
+    return new PushedImage({ ...image, assets: this.#client, clock: this.#clock });
   }
 
   async isAvailable(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<boolean> {
