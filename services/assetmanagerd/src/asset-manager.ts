@@ -43,7 +43,12 @@ export function createAssetManager(parts: AssetManagerParts, limits: AssetManage
   const common = { clock, log, metrics };
   const stored = new StoredBlobs({ catalog: catalog.blobs, store, ...common });
   const uploads = new Uploads({
-    ...{ assets: catalog.assets, uploads: catalog.uploads, incoming, stored, quotaOf, ...common },
+    ...common,
+    assets: catalog.assets,
+    uploads: catalog.uploads,
+    incoming,
+    stored,
+    quotaOf,
     maxAssetBytes: limits.maxAssetBytes,
     uploadLifetimeMs: limits.uploadLifetimeMs,
   });
@@ -52,7 +57,12 @@ export function createAssetManager(parts: AssetManagerParts, limits: AssetManage
     uploads,
     staging: new Staging({ leases: catalog.leases, stored, stager, ...common }),
     collector: new Collector({
-      ...{ collection: catalog.collection, blobs: catalog.blobs, store, stored, uploads, ...common },
+      ...common,
+      collection: catalog.collection,
+      blobs: catalog.blobs,
+      store,
+      stored,
+      uploads,
       gcGraceMs: limits.gcGraceMs,
     }),
     recover: async (signal) => {

@@ -157,6 +157,7 @@ async function soon<T>(promise: Promise<T>): Promise<T> {
       () => reject(new ServiceError("DEADLINE_EXCEEDED", `nothing arrived for ${uploadIdleMs} ms`)),
       uploadIdleMs,
     );
+    timer.unref();
   });
   try {
     return await Promise.race([promise, silence]);

@@ -9,8 +9,8 @@ export class KeyedLock {
   /** Holds several keys at once. Whoever holds one asks for no other, so nobody waits in a circle. */
   async runAll<T>(keys: Iterable<string>, body: () => Promise<T>): Promise<T> {
     const held = [...keys];
-    const before = Promise.all(held.map((key) => this.#tails.get(key)));
-    const result = before.then(body);
+    const before = held.map((key) => this.#tails.get(key) ?? Promise.resolve());
+    const result = Promise.all(before).then(body);
     const tail = result.catch(() => undefined);
     for (const key of held) this.#tails.set(key, tail);
     try {

@@ -89,7 +89,10 @@ export function toDescription(
   }
   return {
     owner: toOwner(tenantId),
-    ...{ name, kind, labels, keep },
+    name,
+    kind,
+    labels,
+    keep,
     attachedTo: attachedTo === "" ? undefined : parseId("asset", attachedTo, "attached_to"),
   };
 }

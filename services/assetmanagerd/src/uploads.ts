@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { type AssetId, type Clock, isServiceError, ServiceError } from "@unkey/base";
 import type { Logger, Metrics } from "@unkey/daemon";
+import { proveContent, until } from "./chunks.ts";
 import type { Asset, AssetDeclaration, AssetDescription, Digest, Owner, Quota } from "./domain/asset.ts";
 import type { AssetCatalog, IncomingFiles, UploadCatalog } from "./ports.ts";
 import { RunningDigests } from "./running-digests.ts";
@@ -25,8 +26,6 @@ export interface UploadAddress {
   readonly id: AssetId;
 }
 
-type Chunks = AsyncIterable<Uint8Array>;
-
 const maxStreams = 16;
 /** Bytes counted against the quota, and made durable, at a time. */
 const stepBytes = 64 * 1024 * 1024;
@@ -48,13 +47,13 @@ export class Uploads {
     this.#countStreams(0);
   }
 
-  async upload(declaration: AssetDeclaration, chunks: Chunks, signal: AbortSignal): Promise<Asset> {
+  async upload(declaration: AssetDeclaration, chunks: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<Asset> {
     const { assets, uploads, stored, clock, quotaOf } = this.#deps;
     const { owner, digest, sizeBytes } = declaration;
     this.#mustBeAllowed(sizeBytes);
     // Content that is there is not written again, but its sender must still prove to have it.
     if (await stored.holds(digest, sizeBytes, signal)) {
-      await this.#inStream(() => prove(declaration, chunks, signal));
+      await this.#inStream(() => proveContent(declaration, chunks, signal));
       return stored.lock.run(digest, async () => {
         if (!(await stored.holds(digest, sizeBytes, signal))) {
           throw new ServiceError("ABORTED", "the stored bytes were collected during the upload");
@@ -81,7 +80,7 @@ export class Uploads {
   /** Adds `chunks` at `offset`. What arrived is kept and counted also when they break off. */
   append(
     { owner, id, offset, declaredBytes }: UploadAddress & { readonly offset: number; readonly declaredBytes?: number },
-    chunks: Chunks,
+    chunks: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<Asset> {
     const { uploads, incoming, clock, quotaOf } = this.#deps;
@@ -288,45 +287,6 @@ export class Uploads {
   #countStreams(by: 1 | 0 | -1): void {
     this.#streams += by;
     this.#deps.metrics.gauge("unkey_assets_uploads", "Uploads under way.").set(this.#streams);
-  }
-}
-
-/** Reads `chunks` to the end and compares length and digest with what was declared. */
-async function prove({ digest, sizeBytes }: AssetDeclaration, chunks: Chunks, signal: AbortSignal): Promise<void> {
-  const hash = createHash("sha256");
-  let received = 0;
-  for await (const chunk of until(signal, chunks)) {
-    received += chunk.length;
-    if (received > sizeBytes) {
-      throw new ServiceError("ASSET_SIZE_MISMATCH", `more than the declared ${sizeBytes} bytes arrived`);
-    }
-    hash.update(chunk);
-  }
-  if (received !== sizeBytes) {
-    throw new ServiceError("ASSET_SIZE_MISMATCH", `${received} bytes arrived, ${sizeBytes} were declared`);
-  }
-  const actual = `sha256:${hash.digest("hex")}`;
-  if (actual !== digest) {
-    throw new ServiceError("ASSET_DIGEST_MISMATCH", `the bytes have the digest ${actual}, ${digest} was declared`);
-  }
-}
-
-/** `chunks` until they end; throws when `signal` aborts, also while none comes. */
-async function* until(signal: AbortSignal, chunks: Chunks): AsyncGenerator<Uint8Array> {
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  aborted.catch(() => undefined);
-  const onAbort = () => reject(signal.reason as Error);
-  signal.addEventListener("abort", onAbort, { once: true });
-  try {
-    const source = chunks[Symbol.asyncIterator]();
-    for (;;) {
-      signal.throwIfAborted();
-      const next = await Promise.race([source.next(), aborted]);
-      if (next.done === true) return;
-      yield next.value;
-    }
-  } finally {
-    signal.removeEventListener("abort", onAbort);
   }
 }
 

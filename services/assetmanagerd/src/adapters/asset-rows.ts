@@ -214,7 +214,8 @@ export async function insertUploading(
     ]);
   }
   return {
-    ...{ id, owner, name, kind, labels, attachedTo, keep },
+    ...description,
+    id,
     state: "uploading",
     digest: undefined,
     sizeBytes: 0,
@@ -235,10 +236,8 @@ export async function makeAvailable(
 ): Promise<Asset> {
   const { digest, sizeBytes } = blob;
   const version = await nextVersion(tx, upload);
-  const asset: Asset = {
-    ...upload,
-    ...{ state: "available", digest, sizeBytes, receivedBytes: 0, version, lastUsedAtMs: nowMs },
-  };
+  const content = { digest, sizeBytes, receivedBytes: 0, version } as const;
+  const asset: Asset = { ...upload, ...content, state: "available", lastUsedAtMs: nowMs };
   await tx.run(
     `UPDATE assets SET state = 'available', digest = ?, size_bytes = ?, received_bytes = 0, version = ?, last_used_at_ms = ?,
        idle_since_ms = ? WHERE tenant_id = ? AND asset_id = ?`,
