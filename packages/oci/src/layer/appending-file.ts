@@ -2,6 +2,8 @@ import { type FileHandle, open } from "node:fs/promises";
 import { mib, ServiceError } from "@unkey/base";
 
 const writeBytes = mib;
+/** The disk is set to work when this much is new: it keeps up with the writing, and `finish` waits for little. */
+const syncBytes = 64 * mib;
 
 /**
  * A file written from front to back. Pieces gather and go to the thread pool together, one write at a time, while the caller
@@ -13,6 +15,9 @@ export class AppendingFile implements AsyncDisposable {
   #bytes = 0;
   #position = 0;
   #writing: Promise<void> = Promise.resolve();
+  #syncing: Promise<void> | undefined;
+  #syncFailure: unknown;
+  #synced = 0;
 
   private constructor(handle: FileHandle) {
     this.#handle = handle;
@@ -42,16 +47,20 @@ export class AppendingFile implements AsyncDisposable {
   async finish(): Promise<void> {
     await this.#write();
     await this.#writing;
+    await this.#syncing;
+    if (this.#syncFailure !== undefined) rethrowDiskFull(this.#syncFailure);
     await this.#handle.sync().catch(rethrowDiskFull);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#writing.catch(() => {}); // nobody asks any more
+    await this.#syncing;
     await this.#handle.close();
   }
 
   async #write(): Promise<void> {
     await this.#writing;
+    this.#startSync();
     const pieces = this.#pieces;
     const position = this.#position;
     this.#position += this.#bytes;
@@ -59,6 +68,19 @@ export class AppendingFile implements AsyncDisposable {
     this.#bytes = 0;
     this.#writing = this.#writeAll(pieces, position);
     this.#writing.catch(() => {}); // told at the next call
+  }
+
+  #startSync(): void {
+    if (this.#syncing !== undefined || this.#position - this.#synced < syncBytes) return;
+    this.#synced = this.#position;
+    this.#syncing = this.#handle
+      .datasync()
+      .catch((error: unknown) => {
+        this.#syncFailure = error; // the kernel tells it once: the sync of `finish` might succeed
+      })
+      .finally(() => {
+        this.#syncing = undefined;
+      });
   }
 
   async #writeAll(pieces: Buffer[], start: number): Promise<void> {

@@ -32,6 +32,7 @@ export class LayerMerger {
   #layer = -1;
   #nodes = 0;
   #metadataBytes = 0;
+  #lastMetadata: Metadata = impliedDirectory;
 
   constructor(limits: ImageLimits) {
     this.#limits = limits;
@@ -203,7 +204,11 @@ export class LayerMerger {
 
   #metadata({ mode, uid, gid, mtimeNs, xattrs, data }: TarEntry): Metadata {
     this.#addMetadataBytes(xattrBytes(xattrs) + (data?.length ?? 0) * bytesPerRange);
-    return { mode, uid, gid, mtimeNs, xattrs };
+    // Neighbours in an archive mostly share all of it: one object for them all.
+    const last = this.#lastMetadata;
+    const same = last.mode === mode && last.uid === uid && last.gid === gid && last.mtimeNs === mtimeNs;
+    if (!same || xattrs.size > 0 || last.xattrs.size > 0) this.#lastMetadata = { mode, uid, gid, mtimeNs, xattrs };
+    return this.#lastMetadata;
   }
 
   #count(pathBytes: number): void {
