@@ -61,7 +61,7 @@ export function readSigningKey(pem: string): SigningKey {
   const hash = verification.algorithm === "Ed25519" ? null : "sha256";
   return {
     id: verification.id,
-    publicKeyPem: publicKey.export({ type: "spki", format: "pem" }).toString(),
+    publicKeyPem: publicKey.export({ type: "spki", format: "pem" }),
     verificationKey: verification,
     sign: (data) => sign(hash, data, privateKey),
   };

@@ -20,7 +20,7 @@ export function ensureProvenanceKey({ keyFile, trustedFile }: ProvenanceKeyFiles
   if (!existsSync(keyFile)) {
     mkdirSync(dirname(keyFile), { recursive: true, mode: 0o700 });
     const { privateKey } = generateKeyPairSync("ed25519");
-    writeFileAtomicSync(keyFile, privateKey.export({ type: "pkcs8", format: "pem" }).toString(), 0o600);
+    writeFileAtomicSync(keyFile, privateKey.export({ type: "pkcs8", format: "pem" }), 0o600);
   }
   const trusted = existsSync(trustedFile) ? readFileSync(trustedFile, "utf8") : "";
   const publicPem = publicHalf(keyFile);
@@ -33,7 +33,7 @@ function publicHalf(keyFile: string): string {
   if ((statSync(keyFile).mode & 0o077) !== 0) throw unusable(keyFile, "can be read by others; run chmod 600 on it");
   try {
     const key = createPublicKey(createPrivateKey(readFileSync(keyFile, "utf8")));
-    return key.export({ type: "spki", format: "pem" }).toString();
+    return key.export({ type: "spki", format: "pem" });
   } catch (cause) {
     throw unusable(keyFile, "is not a private key in PEM", cause);
   }

@@ -99,7 +99,7 @@ export class PackageScan {
       if (wanted && !contents.has(path)) this.#leaveOut(path, "its content was not handed over");
     }
     return {
-      packages: packages.toSorted(byIdentity),
+      packages: packages.toSorted(byIdentity).filter((each, index, sorted) => !isSame(each, sorted[index - 1])),
       unread: this.#unread.toSorted((a, b) => compare(a.path, b.path)),
       unreadOmitted: this.#unreadOmitted,
     };
@@ -189,6 +189,11 @@ function byIdentity(a: Package, b: Package): number {
     compare(a.architecture, b.architecture) ||
     compare(a.foundIn, b.foundIn)
   );
+}
+
+/** A database that names a package twice tells of it once. */
+function isSame(a: Package, b: Package | undefined): boolean {
+  return b !== undefined && a.purl === b.purl && a.foundIn === b.foundIn;
 }
 
 function compare(a: string, b: string): number {

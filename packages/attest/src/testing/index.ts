@@ -5,7 +5,7 @@ import { type RootfsProvenance, signProvenance } from "../provenance.ts";
 /** A key as builderd has one, and its PEM. */
 export function makeSigningKey(): SigningKey & { readonly privateKeyPem: string } {
   const { privateKey } = generateKeyPairSync("ed25519");
-  const privateKeyPem = privateKey.export({ type: "pkcs8", format: "pem" }).toString();
+  const privateKeyPem = privateKey.export({ type: "pkcs8", format: "pem" });
   return { ...readSigningKey(privateKeyPem), privateKeyPem };
 }
 
