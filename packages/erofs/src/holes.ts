@@ -14,11 +14,6 @@ const addressBytes = 4;
 /** Keeps a file's list of addresses, which is held in memory while it is written, at 16 MiB. */
 const maxChunks = 2 ** 22;
 
-/** Bytes that the content stream supplies for a file. */
-export function contentBytes(file: ErofsFile): number {
-  return file.data === undefined ? file.sizeBytes : file.data.reduce((total, { length }) => total + length, 0);
-}
-
 /** Throws a RangeError unless ranges ascend, do not overlap and stay in the file. */
 export function checkRanges(file: ErofsFile): void {
   if (!Number.isSafeInteger(file.sizeBytes) || file.sizeBytes < 0) throw new RangeError("a file's size is no size");
