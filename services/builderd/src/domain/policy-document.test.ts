@@ -69,14 +69,17 @@ for (const [document, mistake] of [
     { default: { signatures: [{ ...rule, keys: [] }] } },
     "default.signatures[0].keys: names no key: nothing could satisfy the rule",
   ],
-  [{ default: { signatures: [{ ...rule, keys: ["x"] }] } }, "default.signatures[0].keys[0]: is no public key in PEM"],
+  [
+    { default: { signatures: [{ ...rule, keys: ["x"] }] } },
+    "default.signatures[0].keys[0]: there is no PUBLIC KEY block in PEM",
+  ],
   [
     { default: { signatures: [{ ...rule, keys: [secret] }] } },
-    "default.signatures[0].keys[0]: is a private key: keep it secret, and name the public one",
+    "default.signatures[0].keys[0]: block 1 is a PRIVATE KEY, not a PUBLIC KEY",
   ],
   [
     { default: { signatures: [{ ...rule, keys: [exchange] }] } },
-    "default.signatures[0].keys[0]: is of the kind x25519; use P-256, Ed25519 or RSA",
+    "default.signatures[0].keys[0]: key 1 is of the kind x25519; use Ed25519, ECDSA or RSA",
   ],
   [
     { default: { signatures: [{ ...rule, signature: "yes" }] } },

@@ -1,4 +1,4 @@
-import { createPublicKey } from "node:crypto";
+import { InvalidAttestation, readVerificationKeys } from "@unkey/attest";
 import { gib, isId, kib, parseByteSize, type TenantId } from "@unkey/base";
 import type { ImageLimits } from "@unkey/oci";
 import { type BuildPolicy, defaultBuildPolicy, type SetuidPolicy, type SignatureRule } from "./policy.ts";
@@ -34,7 +34,6 @@ export class PolicyMistakes extends Error {
 
 const maxPatterns = 256;
 const maxKeys = 32;
-const keyTypes: readonly (string | undefined)[] = ["ec", "ed25519", "rsa"];
 const setuidPolicies: readonly SetuidPolicy[] = ["keep", "strip", "refuse"];
 const patternText = /^[a-z0-9*][a-z0-9*._:/[\]-]{0,254}$/;
 const predicateType = /^[a-z][a-z0-9+.-]*:[!-~]{1,255}$/;
@@ -111,12 +110,12 @@ function readRule(from: Fields): SignatureRule {
 }
 
 function publicKeyProblem(pem: string): string {
-  if (pem.includes("PRIVATE KEY")) return "is a private key: keep it secret, and name the public one";
   try {
-    const type = createPublicKey({ key: pem, format: "pem" }).asymmetricKeyType;
-    return keyTypes.includes(type) ? "" : `is of the kind ${type}; use P-256, Ed25519 or RSA`;
-  } catch {
-    return "is no public key in PEM";
+    readVerificationKeys(pem);
+    return "";
+  } catch (error) {
+    if (error instanceof InvalidAttestation) return error.message;
+    throw error;
   }
 }
 

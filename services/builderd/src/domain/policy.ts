@@ -10,7 +10,7 @@ export type SetuidPolicy = "keep" | "strip" | "refuse";
 export interface SignatureRule {
   /** Patterns of image names, see `matchesImage`; sorted. */
   readonly images: readonly string[];
-  /** Public keys in PEM (SubjectPublicKeyInfo: P-256, Ed25519 or RSA). One of them must have signed; sorted. */
+  /** Public keys in PEM (SubjectPublicKeyInfo). One of them must have signed; sorted. */
   readonly keys: readonly string[];
   /** The manifest's digest must be signed itself. */
   readonly signature: boolean;
