@@ -5,7 +5,7 @@ import type { FetchOptions, ImageSource, ResolvedImage } from "./image-source.ts
 import type { LayerBlob } from "./layer/layer-stream.ts";
 import { writeFileOf } from "./verified-file.ts";
 
-const parallelFetches = 3;
+const defaultParallel = 3;
 
 /** Takes one layer's bytes to their end; what it made of them counts only when it returns. `signal` ends with the first failure. */
 export type TakeLayer = (
@@ -14,14 +14,19 @@ export type TakeLayer = (
   signal: AbortSignal,
 ) => Promise<void>;
 
+export interface StreamOptions extends FetchOptions {
+  /** Layers at once; 3 unless said. */
+  readonly parallel?: number;
+}
+
 /**
- * Opens each of `descriptors` once, three at a time, and hands its verified bytes to `take`. `onBytes` is told the sum of the
+ * Opens each of `descriptors` once, some at a time, and hands its verified bytes to `take`. `onBytes` is told the sum of the
  * bytes received. The first failure ends the others; returns or throws when nothing of them runs any more.
  */
 export async function streamLayers(
   source: ImageSource,
   descriptors: readonly Descriptor[],
-  { signal, onBytes }: FetchOptions,
+  { signal, onBytes, parallel = defaultParallel }: StreamOptions,
   take: TakeLayer,
 ): Promise<void> {
   const queue = [...new Map(descriptors.map((descriptor) => [descriptor.digest, descriptor])).values()];
@@ -43,7 +48,7 @@ export async function streamLayers(
       await take(descriptor, chunks, both);
     }
   }
-  const workers = Array.from({ length: parallelFetches }, () =>
+  const workers = Array.from({ length: parallel }, () =>
     work().catch((error: unknown) => {
       failed.abort(error);
     }),

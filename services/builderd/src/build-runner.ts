@@ -1,20 +1,21 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { type Clock, formatBytes, ServiceError, type TenantId } from "@unkey/base";
+import { type Clock, formatBytes, isServiceError, ServiceError, type TenantId } from "@unkey/base";
 import type { Metrics } from "@unkey/daemon";
 import {
-  fetchLayers,
   type ImageSource,
   type OnRetry,
   type Platform,
   parseImageReference,
   type RegistryCredentials,
+  type ResolvedImage,
   type ResolvedManifest,
   resolveImage,
   resolveManifest,
   resolveUser,
-  type writeRootfs,
 } from "@unkey/oci";
+import { checkSignatures } from "./attest/check-signatures.ts";
+import { bringLayers, type LayerPlace } from "./bring-layers.ts";
 import type { BuildFeed } from "./build-feed.ts";
 import {
   type Build,
@@ -27,8 +28,18 @@ import {
 } from "./domain/build.ts";
 import { type BuildPolicy, checkImageAllowed } from "./domain/policy.ts";
 import { commandOf, withHome } from "./domain/process.ts";
-import type { AssetRegistry, Attester, BuildStore, CredentialStore, FetchQuota, RulesSource } from "./ports.ts";
+import type { LayerCache } from "./layer-cache/layer-cache.ts";
+import type {
+  AssetRegistry,
+  Attester,
+  AttestRequest,
+  BuildStore,
+  CredentialStore,
+  FetchQuota,
+  RulesSource,
+} from "./ports.ts";
 import { StepProgress } from "./step-progress.ts";
+import type { ImageWorkers } from "./worker/image-workers.ts";
 
 export interface BuildRunnerDeps {
   readonly store: BuildStore;
@@ -40,7 +51,8 @@ export interface BuildRunnerDeps {
   readonly feed: BuildFeed;
   /** Where an image is read from. */
   readonly openImage: (source: BuildSource, options: OpenImageOptions) => ImageSource;
-  readonly writeRootfs: typeof writeRootfs;
+  readonly layers: LayerCache;
+  readonly workers: ImageWorkers;
   readonly platform: Platform;
   /** Private; emptied at each start. */
   readonly scratchDirectory: string;
@@ -103,59 +115,146 @@ export class BuildRunner {
     policy: BuildPolicy,
     signal: AbortSignal,
   ): Promise<BuildResult> {
-    const { platform, assets, scratchDirectory, fetchQuota } = this.#deps;
+    const { platform, scratchDirectory, workers } = this.#deps;
     const { build } = progress;
     if (recipe.format !== "erofs") throw new ServiceError("UNIMPLEMENTED", "ext4 is not written by this release");
+    const signatures = await checkSignatures(
+      { image: source, source: build.request.source, manifestDigest: manifest.digest, policy },
+      signal,
+    );
     const image = await resolveImage(source, manifest, platform, policy.limits, signal);
     const { argv, env, workingDir, stopSignal, exposedPorts, user } = image.config;
     commandOf(argv, build.request.argvOverride, source.name); // before any layer is fetched
-    // Its own for each attempt: a tool of a process that died may still write into the last one.
-    const scratch = join(scratchDirectory, `${build.buildId}-${build.attempts + 1}`);
+    const name = `${build.buildId}-${build.attempts + 1}`;
+    const scratch = join(scratchDirectory, name);
+    const directory = join(scratch, "rootfs");
     try {
       await mkdir(scratch, { recursive: true, mode: 0o700 });
-      await this.#say(build, `fetching ${image.layers.length} layers, ${formatBytes(image.layerBytes)}`);
-      await fetchQuota.admitBytes(build, image.layerBytes);
-      let fetched = 0;
-      const layers = await fetchLayers(source, image, scratch, {
-        signal,
-        onBytes: (done) => progress.bytes((fetched = done), image.layerBytes),
-      }).finally(() => fetchQuota.settleBytes(build, fetched));
-
-      await progress.move("pulling", "extract");
-      const imagePath = join(scratch, "rootfs.erofs");
-      const facts = await this.#deps.writeRootfs({
+      const layers = await this.#bring(progress, source, image, { name, scratch, directory, policy }, signal);
+      await progress.move("extracting", "write");
+      const rootfs = await workers.assembleRootfs({
+        name: `${name}-rootfs`,
         layers,
-        scratchDirectory: scratch,
-        imagePath,
+        directory,
+        format: recipe.format,
         identity: rootfsIdentity(recipe, policy.setuid),
         limits: policy.limits,
+        setuid: policy.setuid,
         signal,
         onBytes: (done, total) => progress.bytes(done, total),
-        onWriting: () => progress.move("extracting", "write"),
       });
-      if (facts.droppedXattrs.length > 0) {
-        await this.#say(build, `left out extended attributes: ${facts.droppedXattrs.join(", ")}`);
+      if (rootfs.droppedXattrs.length > 0) {
+        await this.#say(build, `left out extended attributes: ${rootfs.droppedXattrs.join(", ")}`);
       }
-      const { uid, gid, groups, home } = resolveUser(user, facts.passwd, facts.group);
-
+      const { uid, gid, groups, home } = resolveUser(user, rootfs.passwd, rootfs.group);
       await progress.move("writing", "register");
-      const { tenantId } = build;
-      const asset = await assets.store(
-        { tenantId, name: source.name.slice(0, 255), path: imagePath, labels: rootfsLabels(recipe) },
-        signal,
-        (done, total) => progress.bytes(done, total),
-      );
+      const registered = await this.#register(progress, source, manifest, { recipe, rootfs, signatures }, signal);
       return {
-        imageDigest: manifest.digest,
-        rootfsAssetId: asset.assetId,
-        rootfsBytes: asset.sizeBytes,
-        provenanceAssetId: "",
-        sbomAssetId: "",
+        ...registered,
         process: { argv, env: withHome(env, home), workingDir, uid, gid, groups, stopSignal, exposedPorts },
       };
+    } catch (error) {
+      // The next build fetches them anew.
+      if (isServiceError(error, "LAYER_CACHE_DAMAGED")) await this.#deps.layers.forget(image.layers);
+      throw error;
     } finally {
       await rm(scratch, { recursive: true, force: true });
     }
+  }
+
+  /** Answers when every layer lies in `directory`: pulling ends with the last byte fetched, extracting with the last one unpacked. */
+  async #bring(
+    progress: StepProgress,
+    source: ImageSource,
+    image: ResolvedImage,
+    place: {
+      readonly name: string;
+      readonly scratch: string;
+      readonly directory: string;
+      readonly policy: BuildPolicy;
+    },
+    signal: AbortSignal,
+  ): Promise<LayerPlace[]> {
+    const { layers: cache, workers, fetchQuota } = this.#deps;
+    const { build } = progress;
+    const { name, scratch, directory, policy } = place;
+    let missing = 0;
+    let fetched = 0;
+    let unpacked = 0;
+    let isFetching = true;
+    const show = (): void => progress.bytes(isFetching ? fetched : unpacked, missing);
+    try {
+      return await bringLayers({
+        cache,
+        workers,
+        user: { tenantId: build.tenantId, source },
+        layers: image.layers,
+        name,
+        scratchDirectory: scratch,
+        directory: join(directory, "in"),
+        limits: policy.limits,
+        signal,
+        say: (text) => this.#say(build, text),
+        onMissing: (bytes) => {
+          missing = bytes;
+          return fetchQuota.admitBytes(build, bytes);
+        },
+        onFetched: (bytes) => {
+          fetched = bytes;
+          show();
+        },
+        onAllFetched: async () => {
+          await progress.move("pulling", "extract");
+          isFetching = false;
+          show();
+        },
+        onUnpacked: (bytes) => {
+          unpacked = bytes;
+          if (!isFetching) show();
+        },
+      });
+    } finally {
+      await fetchQuota.settleBytes(build, fetched);
+    }
+  }
+
+  /** Stores the root filesystem, then what is stated about it: without the statements nothing would boot it. */
+  async #register(
+    progress: StepProgress,
+    source: ImageSource,
+    { digest: imageDigest, manifest }: ResolvedManifest,
+    made: {
+      readonly recipe: RootfsRecipe;
+      readonly rootfs: Awaited<ReturnType<ImageWorkers["assembleRootfs"]>>;
+      readonly signatures: AttestRequest["signatures"];
+    },
+    signal: AbortSignal,
+  ): Promise<Omit<BuildResult, "process">> {
+    const { assets, attester, clock } = this.#deps;
+    const { build } = progress;
+    const { recipe, rootfs, signatures } = made;
+    const { digest, sizeBytes, imagePath: path } = rootfs;
+    const { tenantId } = build;
+    const { assetId } = await assets.store(
+      { tenantId, name: source.name.slice(0, 255), path, digest, sizeBytes, labels: rootfsLabels(recipe) },
+      signal,
+      (done, total) => progress.bytes(done, total),
+    );
+    const statements = await attester.attest(
+      {
+        build,
+        image: { manifestDigest: imageDigest, config: manifest.config, layers: manifest.layers },
+        signatures,
+        format: recipe.format,
+        policyDigest: recipe.policyDigest,
+        rootfs: { assetId, digest, sizeBytes },
+        packages: rootfs.packages,
+        startedAtMs: progress.startedAtMs,
+        finishedAtMs: clock.nowMs(),
+      },
+      signal,
+    );
+    return { imageDigest, rootfsAssetId: assetId, rootfsBytes: sizeBytes, ...statements };
   }
 
   async #complete(progress: StepProgress, result: BuildResult, recipe: RootfsRecipe, cacheHit: boolean): Promise<void> {
@@ -169,11 +268,11 @@ export class BuildRunner {
   }
 
   async #cached(build: Build, recipe: RootfsRecipe, signal: AbortSignal): Promise<BuildResult | undefined> {
-    const { store, assets } = this.#deps;
+    const { store, attester } = this.#deps;
     const key = rootfsKey(recipe);
     const cached = await store.findResult(build.tenantId, key);
     if (cached === undefined) return undefined;
-    if (await assets.isAvailable(build.tenantId, cached.rootfsAssetId, signal)) return cached;
+    if (await attester.holds(build.tenantId, cached, signal)) return cached;
     await store.forgetResult(build.tenantId, key); // collected since: it is made again
     return undefined;
   }

@@ -1,9 +1,10 @@
-import { mkdir } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { mkdir, realpath } from "node:fs/promises";
 import { join } from "node:path";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { BuilderService } from "@unkey/api/builder";
 import { systemClock } from "@unkey/base";
-import { type DaemonContext, everyMs } from "@unkey/daemon";
+import { type DaemonContext, everyMs, type Layer } from "@unkey/daemon";
 import {
   formatPlatform,
   hostPlatform,
@@ -11,7 +12,6 @@ import {
   LayoutImage,
   parseImageReference,
   RegistryClient,
-  writeRootfs,
 } from "@unkey/oci";
 import { openSqlite } from "@unkey/sql";
 import { migrations } from "./adapters/schema.ts";
@@ -27,12 +27,19 @@ import { BuildRunner, type OpenImageOptions } from "./build-runner.ts";
 import type { Config } from "./config.ts";
 import type { BuildSource } from "./domain/build.ts";
 import { builderHandlers } from "./handlers.ts";
+import { LayerCache } from "./layer-cache/layer-cache.ts";
 import type { AssetRegistry, Attester, BuildLimits, CredentialStore, RulesSource } from "./ports.ts";
+import { Sandbox } from "./sandbox/sandbox.ts";
 import { BuildService } from "./service.ts";
 import { UploadService } from "./upload-service.ts";
+import { type ImageWorkers, parallelLayers, SandboxedWorkers } from "./worker/image-workers.ts";
+import { fillCompileCache, programFolders, workerProgram } from "./worker/program.ts";
 
 const sweepIntervalMs = 60_000;
+const settleIntervalMs = 30_000;
 const pruneIntervalMs = 3_600_000;
+/** Rises when unpacked layers look different: those of before are then unpacked again. */
+const layerFormat = 1;
 /** Rows that may wait: enough for a busy day's burst, few enough that the last one's turn comes. */
 const defaultLimits: BuildLimits = { unfinished: 256, unfinishedPerTenant: 32 };
 
@@ -42,12 +49,15 @@ export interface BuilderParts {
   readonly verifier: BuildVerifier;
   readonly rules: RulesSource;
   readonly logins: CredentialStore;
-  /** Replaced by tests that need it to fail or hang. */
-  readonly writeRootfs?: typeof writeRootfs;
+  /** Replaced by tests that need them to fail or hang. */
+  readonly workers?: ImageWorkers;
+  readonly workerProgram?: readonly string[];
   readonly limits?: BuildLimits;
 }
 
 export interface Builder extends AsyncDisposable {
+  /** What confines the processes that read images. */
+  readonly layers: Readonly<Record<string, Layer>>;
   readonly routes: (router: ConnectRouter) => void;
 }
 
@@ -68,6 +78,19 @@ export async function openBuilder(
   await mkdir(uploadDirectory, { recursive: true, mode: 0o700 });
   const sql = stack.use(await openSqlite({ path: join(dataDir, "builderd.db"), migrations }));
   const store = new SqlBuildStore(sql);
+  const compileCache = join(dataDir, "worker-cache");
+  stack.use(await fillCompileCache(compileCache));
+  const sandbox = stack.use(await openSandbox(config, compileCache));
+  const layers = stack.use(
+    await LayerCache.open({
+      directory: join(dataDir, "layers"),
+      maxBytes: config.layerCacheBytes,
+      format: layerFormat,
+      clock,
+      log,
+    }),
+  );
+  stack.use(everyMs(settleIntervalMs, (signal) => layers.settle(signal), { name: "layers", log }));
   const uploadStore = new SqlUploadStore(sql);
   const uploads = new UploadService({
     store: uploadStore,
@@ -104,7 +127,17 @@ export async function openBuilder(
     logins: parts.logins,
     feed,
     openImage,
-    writeRootfs: parts.writeRootfs ?? writeRootfs,
+    layers,
+    workers:
+      parts.workers ??
+      new SandboxedWorkers({
+        sandbox,
+        program: parts.workerProgram ?? workerProgram,
+        compileCache,
+        memoryBytes: config.workerMemoryBytes,
+        diskBytes: config.workerDiskBytes,
+        log,
+      }),
     platform,
     scratchDirectory,
     clock,
@@ -145,7 +178,25 @@ export async function openBuilder(
   stack.use(everyMs(pruneIntervalMs, () => service.prune(), { name: "retention", log, atStart: true }));
   const owned = stack.move();
   return {
+    layers: sandbox.layers,
     routes: (router) => void router.service(BuilderService, builderHandlers(service, uploads, parts.verifier)),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
+}
+
+/** What builderd's processes are called and who they are follows from its data directory: another builderd's on the host differ. */
+async function openSandbox(
+  { dataDir, concurrency, workerUidBase }: Pick<Config, "dataDir" | "concurrency" | "workerUidBase">,
+  compileCache: string,
+): Promise<Sandbox> {
+  const digest = createHash("sha256")
+    .update(await realpath(dataDir))
+    .digest();
+  return Sandbox.open({
+    instanceId: digest.toString("hex", 0, 3),
+    directory: join(dataDir, "sandbox"),
+    programFolders: [...programFolders, compileCache],
+    firstUid: workerUidBase + (digest.readUInt16BE(3) % 4096) * 256,
+    maxRunning: concurrency * parallelLayers,
+  });
 }

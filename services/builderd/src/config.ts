@@ -7,7 +7,7 @@ import { type RegistrySettings, readRegistrySettings } from "./registry-settings
 export interface Config extends ProvenanceKeys {
   readonly registries: RegistrySettings;
   readonly rpc: RpcSettings;
-  /** Holds `builderd.db`, `uploads/` and `scratch/`. A build needs about three times its image there. */
+  /** Holds `builderd.db`, `uploads/`, `layers/` and `scratch/`. A build needs about three times its image there. */
   readonly dataDir: string;
   readonly assetManager: Address;
   /** Builds that run at once; one tenant leaves a place to others when there is more than one. */
@@ -15,6 +15,13 @@ export interface Config extends ProvenanceKeys {
   readonly buildTimeoutMs: number;
   readonly uploadMaxBytes: number;
   readonly uploadLifetimeMs: number;
+  /** Unpacked layers that are kept, together. */
+  readonly layerCacheBytes: number;
+  /** What one of a build's processes may use. */
+  readonly workerMemoryBytes: number;
+  readonly workerDiskBytes: number;
+  /** From here on lie the user ids of builds' processes, 2^20 of them. */
+  readonly workerUidBase: number;
   /** The operator's build policy; the defaults hold without one. */
   readonly policyFile: string | undefined;
   /** Builds and their logs are removed so long after their end. */
@@ -36,6 +43,10 @@ export function readConfig(settings: Settings): Config {
     buildTimeoutMs: settings.durationMs("BUILD_TIMEOUT", { min: 1000, max: 86_400_000, default: 20 * 60_000 }),
     uploadMaxBytes: settings.bytes("UPLOAD_MAX", { min: mib, max: 1024 * gib, default: 8 * gib }),
     uploadLifetimeMs: settings.durationMs("UPLOAD_LIFETIME", { min: 60_000, max: 86_400_000, default: 3_600_000 }),
+    layerCacheBytes: settings.bytes("LAYER_CACHE_MAX", { min: 0, max: 1024 * gib, default: 20 * gib }),
+    workerMemoryBytes: settings.bytes("WORKER_MEMORY", { min: 256 * mib, max: 64 * gib, default: gib }),
+    workerDiskBytes: settings.bytes("WORKER_DISK", { min: mib, max: 1024 * gib, default: 64 * gib }),
+    workerUidBase: settings.int("WORKER_UID_BASE", { min: 1000, max: 0x7fff_ffff - 2 ** 20, default: 0x6800_0000 }),
     policyFile: settings.path("POLICY", { default: undefined }),
     retentionMs: settings.durationMs("RETENTION", {
       min: 86_400_000,

@@ -136,6 +136,9 @@ export interface RootfsFile {
   readonly tenantId: TenantId;
   readonly name: string;
   readonly path: string;
+  /** Of the file, as its maker says; whoever stores it counts again. */
+  readonly digest: string;
+  readonly sizeBytes: number;
   readonly labels: Readonly<Record<string, string>>;
 }
 
@@ -178,8 +181,6 @@ export interface AssetRegistry {
   ): Promise<{ readonly assetId: AssetId; readonly sizeBytes: number }>;
   /** An image that the tenant pushed to the platform. */
   pushedImage(image: { readonly tenantId: TenantId; readonly repository: string; readonly digest: string }): ImageSource;
-  /** True when the tenant's asset can be used. */
-  isAvailable(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<boolean>;
 }
 
 /** What was made of which image, to be stated and signed. */

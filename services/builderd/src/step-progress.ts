@@ -22,6 +22,8 @@ const secondsBuckets = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 6
 /** Moves one running build from state to state: row, timing, bytes, and those who watch. */
 export class StepProgress {
   readonly build: Build;
+  /** When this attempt began. */
+  readonly startedAtMs: number;
   readonly #deps: StepProgressDeps;
   readonly #seconds;
   #bytes: StepBytes | undefined;
@@ -30,6 +32,7 @@ export class StepProgress {
   constructor(deps: StepProgressDeps, build: Build) {
     this.#deps = deps;
     this.build = build;
+    this.startedAtMs = deps.clock.nowMs();
     this.#startedNs = deps.clock.monotonicNs();
     this.#seconds = deps.metrics.histogram("unkey_build_step_seconds", "Duration of build steps.", secondsBuckets);
   }

@@ -1,7 +1,6 @@
 import { AssetService } from "@unkey/api/asset";
 import { systemClock } from "@unkey/base";
 import type { DaemonContext } from "@unkey/daemon";
-import { rootfsObstacles } from "@unkey/oci";
 import { listenRpc, openIdentity, openRpcChannel } from "@unkey/rpc";
 import { CredentialFile } from "./adapters/credential-file.ts";
 import { PolicyFile } from "./adapters/policy-file.ts";
@@ -32,12 +31,8 @@ export async function startBuilderd(config: Config, context: DaemonContext): Pro
   const verifier = new BuildVerifier({ ...trusted, rules });
   const { algorithm, id } = provenanceKey.verificationKey;
   health.layer("provenance", { active: true, detail: `signed with ${algorithm}, key ${id}` });
-  const obstacles = await rootfsObstacles();
-  health.layer("rootfs-writer", {
-    active: obstacles.length === 0,
-    detail: obstacles.length === 0 ? "mkfs.erofs over a private directory" : obstacles.join("; "),
-  });
   const builder = stack.use(await openBuilder(config, context, { assets, attester, verifier, rules, logins }));
+  for (const [name, layer] of Object.entries(builder.layers)) health.layer(name, layer);
   const { host, port } = config.rpc;
   const server = stack.use(await listenRpc({ routes: builder.routes, identity, host, port, log, metrics, abort }));
   context.announce("rpc", server.host, server.port);

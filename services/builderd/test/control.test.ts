@@ -4,17 +4,49 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type Build, BuildState } from "@unkey/api/builder";
 import { isServiceError, newId, type TenantId } from "@unkey/base";
-import { assembleImage, type WriteRootfsOptions } from "@unkey/oci";
+import { assembleImage, digestOf } from "@unkey/oci";
+import type { ImageWorkers } from "../src/worker/image-workers.ts";
 import { type Builder, build, fromUpload, startBuilder, statesOf, temporary, upload } from "./harness.ts";
 
 const tenantId = newId("tenant");
-const facts = { passwd: "", group: "", droppedXattrs: [] };
+const facts = {
+  passwd: "",
+  group: "",
+  droppedXattrs: [],
+  packages: { packages: [], unread: [], unreadOmitted: 0 },
+};
 
-/** A rootfs writer that works only when it is let, and tells how many are at it. */
-function gatedWriter() {
+/** Workers that unpack nothing, and assemble only when they are let; it tells how many are at it. */
+function gatedWorkers() {
   const open = Promise.withResolvers<void>();
   const state = { entered: 0, most: 0, inside: 0 };
   const waiters: (() => void)[] = [];
+  const workers: ImageWorkers = {
+    unpackLayer: async ({ chunks, directory }) => {
+      for await (const _ of chunks);
+      await mkdir(directory);
+      for (const name of ["index", "content"]) await writeFile(join(directory, name), "");
+      return directory;
+    },
+    assembleRootfs: async ({ directory, signal, onBytes }) => {
+      state.entered++;
+      state.inside++;
+      state.most = Math.max(state.most, state.inside);
+      for (const wake of waiters.splice(0)) wake();
+      onBytes(10, 100);
+      try {
+        const aborted = Promise.withResolvers<never>();
+        signal.addEventListener("abort", () => aborted.reject(signal.reason), { once: true });
+        signal.throwIfAborted();
+        await Promise.race([open.promise, aborted.promise]);
+        const imagePath = join(directory, "image");
+        await writeFile(imagePath, "image");
+        return { ...facts, imagePath, sizeBytes: 5, digest: digestOf(Buffer.from("image")) };
+      } finally {
+        state.inside--;
+      }
+    },
+  };
   return {
     state,
     open: () => open.resolve(),
@@ -22,24 +54,7 @@ function gatedWriter() {
     async entered(count: number): Promise<void> {
       while (state.entered < count) await new Promise<void>((resolve) => waiters.push(resolve));
     },
-    write: async ({ imagePath, signal, onWriting, onBytes }: WriteRootfsOptions) => {
-      state.entered++;
-      state.inside++;
-      state.most = Math.max(state.most, state.inside);
-      for (const wake of waiters.splice(0)) wake();
-      onBytes?.(10, 100);
-      try {
-        const aborted = Promise.withResolvers<never>();
-        signal.addEventListener("abort", () => aborted.reject(signal.reason), { once: true });
-        signal.throwIfAborted();
-        await Promise.race([open.promise, aborted.promise]);
-        await onWriting?.();
-        await writeFile(imagePath, "image");
-        return facts;
-      } finally {
-        state.inside--;
-      }
-    },
+    workers,
   };
 }
 
@@ -75,8 +90,8 @@ async function ended(builder: Builder, buildId: string): Promise<Build> {
 }
 
 test("as many builds run at once as are allowed, in the order in which they were asked for", async (context) => {
-  const writer = gatedWriter();
-  const builder = await startBuilder(context, { concurrency: 3, writeRootfs: writer.write });
+  const writer = gatedWorkers();
+  const builder = await startBuilder(context, { concurrency: 3, workers: writer.workers });
   const ids = [];
   for (const uploadId of await images(context, builder, 4)) ids.push(await start(builder, uploadId));
   await writer.entered(2);
@@ -87,7 +102,7 @@ test("as many builds run at once as are allowed, in the order in which they were
   );
   assert.deepEqual(
     builds.map(({ state }) => state),
-    [BuildState.PENDING, BuildState.PENDING, BuildState.EXTRACTING, BuildState.EXTRACTING],
+    [BuildState.PENDING, BuildState.PENDING, BuildState.WRITING, BuildState.WRITING],
   );
   writer.open();
   for (const id of ids) assert.equal((await ended(builder, id)).state, BuildState.COMPLETED);
@@ -95,8 +110,8 @@ test("as many builds run at once as are allowed, in the order in which they were
 });
 
 test("those who watch see every state and how far it is", async (context) => {
-  const writer = gatedWriter();
-  const builder = await startBuilder(context, { writeRootfs: writer.write });
+  const writer = gatedWorkers();
+  const builder = await startBuilder(context, { workers: writer.workers });
   const [uploadId = ""] = await images(context, builder, 1);
   const buildId = await start(builder, uploadId);
   await writer.entered(1);
@@ -105,16 +120,16 @@ test("those who watch see every state and how far it is", async (context) => {
     seen.push(now);
     writer.open();
   }
-  assert.equal(seen[0]?.state, BuildState.EXTRACTING);
+  assert.equal(seen[0]?.state, BuildState.WRITING);
   const step = seen[0]?.steps.at(-1);
   assert.deepEqual([step?.bytesDone, step?.bytesTotal, step?.endedAtMs], [10n, 100n, 0n]);
   assert.equal(seen.at(-1)?.state, BuildState.COMPLETED);
-  assert.equal(seen.at(-1)?.steps[2]?.bytesDone, 10n, "the last count is kept");
+  assert.equal(seen.at(-1)?.steps[3]?.bytesDone, 10n, "the last count is kept");
 });
 
 test("a running build is cancelled and leaves nothing; cancelling again changes nothing", async (context) => {
-  const writer = gatedWriter();
-  const builder = await startBuilder(context, { writeRootfs: writer.write });
+  const writer = gatedWorkers();
+  const builder = await startBuilder(context, { workers: writer.workers });
   const [uploadId = "", nextId = ""] = await images(context, builder, 2);
   const buildId = await start(builder, uploadId);
   await writer.entered(1);
@@ -135,8 +150,8 @@ test("a running build is cancelled and leaves nothing; cancelling again changes 
 });
 
 test("a build that waits is cancelled before it begins", async (context) => {
-  const writer = gatedWriter();
-  const builder = await startBuilder(context, { concurrency: 1, writeRootfs: writer.write });
+  const writer = gatedWorkers();
+  const builder = await startBuilder(context, { concurrency: 1, workers: writer.workers });
   const [first = "", second = ""] = await images(context, builder, 2);
   const running = await start(builder, first);
   const waiting = await start(builder, second);
@@ -149,8 +164,8 @@ test("a build that waits is cancelled before it begins", async (context) => {
 });
 
 test("a build that waits for another of the same image is cancelled at once", async (context) => {
-  const writer = gatedWriter();
-  const builder = await startBuilder(context, { concurrency: 3, writeRootfs: writer.write });
+  const writer = gatedWorkers();
+  const builder = await startBuilder(context, { concurrency: 3, workers: writer.workers });
   const [uploadId = ""] = await images(context, builder, 1);
   await start(builder, uploadId);
   await writer.entered(1);
@@ -162,7 +177,7 @@ test("a build that waits for another of the same image is cancelled at once", as
 });
 
 test("a build over its time fails and says so", async (context) => {
-  const builder = await startBuilder(context, { buildTimeoutMs: 300, writeRootfs: gatedWriter().write });
+  const builder = await startBuilder(context, { buildTimeoutMs: 300, workers: gatedWorkers().workers });
   const [uploadId = ""] = await images(context, builder, 1);
   const result = await build(builder, tenantId, fromUpload(uploadId));
   assert.equal(result.failure?.reason, "BUILD_TIMED_OUT");
@@ -171,8 +186,11 @@ test("a build over its time fails and says so", async (context) => {
 
 test("an error that nobody foresaw tells the caller nothing of the inside", async (context) => {
   const builder = await startBuilder(context, {
-    writeRootfs: async () => {
-      throw new TypeError("/secret/path is undefined");
+    workers: {
+      ...gatedWorkers().workers,
+      assembleRootfs: async () => {
+        throw new TypeError("/secret/path is undefined");
+      },
     },
   });
   const [uploadId = ""] = await images(context, builder, 1);
@@ -186,9 +204,9 @@ test("an error that nobody foresaw tells the caller nothing of the inside", asyn
 });
 
 test("a tenant, and the builder, take only so many builds that have not ended", async (context) => {
-  const writer = gatedWriter();
+  const writer = gatedWorkers();
   const builder = await startBuilder(context, {
-    writeRootfs: writer.write,
+    workers: writer.workers,
     limits: { unfinished: 3, unfinishedPerTenant: 2 },
   });
   const ids = await images(context, builder, 3);
@@ -204,7 +222,7 @@ test("a tenant, and the builder, take only so many builds that have not ended", 
 });
 
 test("what is one tenant's is not there for another", async (context) => {
-  const builder = await startBuilder(context, { writeRootfs: gatedWriter().write });
+  const builder = await startBuilder(context, { workers: gatedWorkers().workers });
   const [uploadId = ""] = await images(context, builder, 1);
   const buildId = await start(builder, uploadId);
   const stranger = newId("tenant");
@@ -222,8 +240,8 @@ test("what is one tenant's is not there for another", async (context) => {
 });
 
 test("builds are listed in pages, newest first", async (context) => {
-  const writer = gatedWriter();
-  const builder = await startBuilder(context, { writeRootfs: writer.write });
+  const writer = gatedWorkers();
+  const builder = await startBuilder(context, { workers: writer.workers });
   writer.open();
   const ids = [];
   for (const uploadId of await images(context, builder, 5)) {
@@ -241,8 +259,8 @@ test("builds are listed in pages, newest first", async (context) => {
 });
 
 test("stopping leaves a running build to the next start, which builds it from the beginning", async (context) => {
-  const first = gatedWriter();
-  const builder = await startBuilder(context, { writeRootfs: first.write });
+  const first = gatedWorkers();
+  const builder = await startBuilder(context, { workers: first.workers });
   const [uploadId = ""] = await images(context, builder, 1);
   const buildId = await start(builder, uploadId);
   await first.entered(1);
@@ -251,15 +269,16 @@ test("stopping leaves a running build to the next start, which builds it from th
   await mkdir(join(builder.directory, "scratch", "left-by-a-crash"), { recursive: true });
   await mkdir(join(builder.directory, "uploads", newId("upload")));
 
-  const second = gatedWriter();
+  const second = gatedWorkers();
   second.open();
-  const next = await startBuilder(context, { directory: builder.directory, writeRootfs: second.write });
+  const next = await startBuilder(context, { directory: builder.directory, workers: second.workers });
   const result = await ended(next, buildId);
   assert.equal(result.state, BuildState.COMPLETED);
   assert.deepEqual(statesOf(result), [
     "PENDING",
     "PULLING",
     "EXTRACTING",
+    "WRITING",
     "PENDING",
     "PULLING",
     "EXTRACTING",
@@ -273,9 +292,9 @@ test("stopping leaves a running build to the next start, which builds it from th
 });
 
 test("an upload is gone when its build has ended; the build's key answers as before", async (context) => {
-  const writer = gatedWriter();
+  const writer = gatedWorkers();
   writer.open();
-  const builder = await startBuilder(context, { writeRootfs: writer.write });
+  const builder = await startBuilder(context, { workers: writer.workers });
   const [uploadId = "", kept = ""] = await images(context, builder, 2);
   const request = { tenantId, idempotencyKey: "once", ...fromUpload(uploadId) };
   const { buildId } = await builder.as(tenantId).buildImage(request);
@@ -288,7 +307,7 @@ test("an upload is gone when its build has ended; the build's key answers as bef
 });
 
 test("an upload expires, with its files", async (context) => {
-  const builder = await startBuilder(context, { uploadLifetimeMs: 1, writeRootfs: gatedWriter().write });
+  const builder = await startBuilder(context, { uploadLifetimeMs: 1, workers: gatedWorkers().workers });
   const [uploadId = ""] = await images(context, builder, 1);
   await assert.rejects(start(builder, uploadId), (error) => isServiceError(error, "UPLOAD_NOT_FOUND"));
   await builder.close();

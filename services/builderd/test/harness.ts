@@ -32,6 +32,7 @@ export const needsRootfs: false | string =
 
 export interface BuilderOptions extends Partial<Omit<BuilderParts, "assets" | "rules">> {
   readonly directory?: string;
+  readonly layerCacheBytes?: number;
   readonly concurrency?: number;
   readonly buildTimeoutMs?: number;
   readonly uploadMaxBytes?: number;
@@ -78,6 +79,10 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
       },
       retentionMs: 30 * 86_400_000,
       keptPerTenant: 1000,
+      layerCacheBytes: options.layerCacheBytes ?? 1 << 28,
+      workerMemoryBytes: 1 << 29,
+      workerDiskBytes: 1 << 30,
+      workerUidBase: 0x6810_0000,
     },
     {
       log: createLogger({ level: "trace", write: (line) => lines.push(line) }),
@@ -95,7 +100,8 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
         { ...assetClient, ping: async () => {}, [Symbol.asyncDispose]: async () => {} } as never,
         systemClock,
       ),
-      ...(options.writeRootfs === undefined ? {} : { writeRootfs: options.writeRootfs }),
+      ...(options.workers === undefined ? {} : { workers: options.workers }),
+      ...(options.workerProgram === undefined ? {} : { workerProgram: options.workerProgram }),
       ...(options.limits === undefined ? {} : { limits: options.limits }),
     },
   );

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import type { ConnectRouter } from "@connectrpc/connect";
-import { AssetService, AssetState, type UploadHeader } from "@unkey/api/asset";
+import { AssetKind, AssetService, AssetState, type UploadHeader } from "@unkey/api/asset";
 import { type AssetId, newId, ServiceError } from "@unkey/base";
 
 export interface StoredAsset {
@@ -16,6 +16,11 @@ export class MemoryAssets {
   readonly failures: Error[] = [];
   /** Awaited before an upload's bytes are read. */
   beforeUpload: () => Promise<void> = async () => {};
+
+  /** Root filesystems among them: what describes one is an asset too. */
+  get rootfs(): StoredAsset[] {
+    return this.stored.filter(({ header }) => header.kind === AssetKind.ROOTFS);
+  }
 
   readonly routes = (router: ConnectRouter): void => {
     const { stored } = this;

@@ -1,10 +1,8 @@
 import { createReadStream } from "node:fs";
-import { basename } from "node:path";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import { AssetKind, AssetService, AssetState, type UploadAssetRequestSchema } from "@unkey/api/asset";
-import { type AssetId, backoffDelayMs, type Clock, isServiceError, mib, parseId, type TenantId } from "@unkey/base";
-import { StreamingDigest } from "@unkey/oci";
+import { type AssetId, backoffDelayMs, type Clock, isServiceError, mib, parseId } from "@unkey/base";
 import { callOptions, type RpcChannel } from "@unkey/rpc";
 import type { AssetRegistry, RootfsFile } from "../ports.ts";
 import { PushedImage, type PushedImageOptions } from "./pushed-image.ts";
@@ -30,12 +28,12 @@ export class RpcAssetRegistry implements AssetRegistry {
   }
 
   async store(file: RootfsFile, signal: AbortSignal, onBytes: (done: number, total: number) => void) {
-    const { digest, sizeBytes } = await digestOfFile(file.path, signal);
-    const found = await this.#find(file, digest, signal);
+    const { sizeBytes } = file;
+    const found = await this.#find(file, signal);
     if (found !== undefined) return { assetId: found, sizeBytes };
     for (let attempt = 1; ; attempt++) {
       try {
-        const asset = await this.#client.uploadAsset(parts(file, digest, sizeBytes, onBytes), callOptions({ signal }));
+        const asset = await this.#client.uploadAsset(parts(file, onBytes), callOptions({ signal }));
         return { assetId: parseId("asset", asset.assetId, "asset_id"), sizeBytes };
       } catch (error) {
         if (attempt === attempts || !isServiceError(error) || error.code !== "unavailable") throw error;
@@ -48,27 +46,13 @@ export class RpcAssetRegistry implements AssetRegistry {
     return new PushedImage({ ...image, assets: this.#client, clock: this.#clock });
   }
 
-  async isAvailable(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<boolean> {
-    try {
-      const asset = await this.#client.getAsset(
-        { tenantId, assetId },
-        callOptions({ signal, timeoutMs: callTimeoutMs }),
-      );
-      return asset.state === AssetState.AVAILABLE;
-    } catch (error) {
-      if (isServiceError(error) && error.code === "not_found") return false;
-      throw error;
-    }
-  }
-
   /** Throws while assetmanagerd does not answer. */
   async check(): Promise<void> {
     await this.#channel.ping();
   }
 
   /** What an earlier try stored before its process died. */
-  async #find(file: RootfsFile, digest: string, signal: AbortSignal): Promise<AssetId | undefined> {
-    const { tenantId, labels } = file;
+  async #find({ tenantId, digest, labels }: RootfsFile, signal: AbortSignal): Promise<AssetId | undefined> {
     const { assets } = await this.#client.listAssets(
       { tenantId, kind: AssetKind.ROOTFS, labels: { ...labels }, pageSize: 10 },
       callOptions({ signal, timeoutMs: callTimeoutMs }),
@@ -81,9 +65,7 @@ export class RpcAssetRegistry implements AssetRegistry {
 }
 
 async function* parts(
-  { tenantId, name, path, labels }: RootfsFile,
-  digest: string,
-  sizeBytes: number,
+  { tenantId, name, path, digest, sizeBytes, labels }: RootfsFile,
   onBytes: (done: number, total: number) => void,
 ): AsyncGenerator<MessageInitShape<typeof UploadAssetRequestSchema>> {
   const header = {
@@ -101,16 +83,4 @@ async function* parts(
     done += chunk.length;
     onBytes(done, sizeBytes);
   }
-}
-
-async function digestOfFile(path: string, signal: AbortSignal): Promise<{ digest: string; sizeBytes: number }> {
-  const digest = new StreamingDigest();
-  let sizeBytes = 0;
-  for await (const chunk of createReadStream(path, { highWaterMark: chunkBytes }) as AsyncIterable<Buffer>) {
-    signal.throwIfAborted();
-    digest.update(chunk);
-    sizeBytes += chunk.length;
-  }
-  if (sizeBytes === 0) throw new Error(`${basename(path)} is empty`);
-  return { digest: digest.finish(), sizeBytes };
 }

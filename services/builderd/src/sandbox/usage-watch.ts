@@ -1,0 +1,54 @@
+import { lstat, readdir } from "node:fs/promises";
+import { join } from "node:path";
+
+export interface UsageLimits {
+  /** Blocks on disk, of all files together. */
+  readonly bytes: number;
+  readonly files: number;
+}
+
+const intervalMs = 200;
+const maxDepth = 8;
+const blockBytes = 512; // the unit of st_blocks, whatever the file system's own (stat(2))
+
+/**
+ * Looks at what lies in `directory` again and again, and calls `onOver` once when that is over a limit. A process writes on for
+ * at most one interval; no file of its own grows beyond its RLIMIT_FSIZE meanwhile.
+ */
+export function watchUsage(directory: string, limits: UsageLimits, onOver: () => void): Disposable {
+  let timer: NodeJS.Timeout | undefined;
+  let ended = false;
+  const look = async (): Promise<void> => {
+    const over = await isOver(directory, limits).catch(() => false); // removed while it was looked at
+    if (ended) return;
+    if (over) return onOver();
+    timer = setTimeout(() => void look(), intervalMs);
+  };
+  timer = setTimeout(() => void look(), intervalMs);
+  return {
+    [Symbol.dispose]: () => {
+      ended = true;
+      clearTimeout(timer);
+    },
+  };
+}
+
+async function isOver(root: string, limits: UsageLimits): Promise<boolean> {
+  let bytes = 0;
+  let files = 0;
+  const waiting = [{ path: root, depth: 0 }];
+  for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+    const { path, depth } = next;
+    if (depth > maxDepth) return true;
+    for (const entry of await readdir(path, { withFileTypes: true })) {
+      if (++files > limits.files) return true;
+      const inner = join(path, entry.name);
+      const { blocks, nlink } = await lstat(inner);
+      // A second name of a file outside: what the process was given, not what it wrote.
+      if (entry.isDirectory() || nlink === 1) bytes += blocks * blockBytes;
+      if (bytes > limits.bytes) return true;
+      if (entry.isDirectory()) waiting.push({ path: inner, depth: depth + 1 });
+    }
+  }
+  return false;
+}

@@ -1,0 +1,142 @@
+import { lstat, mkdir } from "node:fs/promises";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { mib } from "@unkey/base";
+import type { Logger } from "@unkey/daemon";
+import type { Digest, ImageLimits, ResolvedImage } from "@unkey/oci";
+import type { SetuidPolicy } from "../domain/policy.ts";
+import type { Sandbox } from "../sandbox/sandbox.ts";
+import type { AssembledRootfs } from "./messages.ts";
+import { runJob } from "./run-job.ts";
+
+export interface UnpackOptions {
+  /** Unique among jobs that run. */
+  readonly name: string;
+  readonly layer: ResolvedImage["layers"][number];
+  readonly chunks: AsyncIterable<Uint8Array>;
+  /** Does not exist yet; its parent does. */
+  readonly directory: string;
+  readonly limits: ImageLimits;
+  readonly signal: AbortSignal;
+  /** Of the layer as it travels. */
+  readonly onBytes: (done: number) => void;
+}
+
+export interface AssembleOptions {
+  readonly name: string;
+  /** Lowest first; `directory` is below `in`. */
+  readonly layers: readonly { readonly digest: Digest; readonly diffId: Digest; readonly directory: string }[];
+  /** Holds `in` and nothing else. */
+  readonly directory: string;
+  readonly format: "erofs" | "ext4";
+  /** Same layers and identity, same bytes. */
+  readonly identity: string;
+  readonly limits: ImageLimits;
+  readonly setuid: SetuidPolicy;
+  readonly signal: AbortSignal;
+  readonly onBytes: (done: number, total: number) => void;
+}
+
+/** Does what reads an image's bytes, where that can do no harm. What is made may be wrong, but is only the image's own. */
+export interface ImageWorkers {
+  /** Answers the path of a complete layer directory, in `directory`. */
+  unpackLayer(options: UnpackOptions): Promise<string>;
+  assembleRootfs(options: AssembleOptions): Promise<AssembledRootfs & { readonly imagePath: string }>;
+}
+
+export interface SandboxedWorkersOptions {
+  readonly sandbox: Sandbox;
+  /** Of the worker: a TypeScript file, and arguments. */
+  readonly program: readonly string[];
+  readonly compileCache: string;
+  /** Of one process. */
+  readonly memoryBytes: number;
+  readonly diskBytes: number;
+  readonly log: Logger;
+}
+
+/** Layers that are unpacked at once, one process each: as many as keep a small host busy and its memory free. A build
+ * has no others beside them. */
+export const parallelLayers = 2;
+const imageName = "rootfs";
+/** A worker makes a handful. */
+const maxFiles = 64;
+const openFiles = 1024; // two for each layer of the largest image, and Node's own
+const processes = 64; // threads count: Node has about twelve
+
+/**
+ * Each job in a process of its own: what a layer does to the process that reads it stays with that layer, and cannot reach the
+ * directories of others, which other tenants may use.
+ */
+export class SandboxedWorkers implements ImageWorkers {
+  readonly #options: SandboxedWorkersOptions;
+
+  constructor(options: SandboxedWorkersOptions) {
+    this.#options = options;
+  }
+
+  async unpackLayer({ name, layer, chunks, directory, limits, signal, onBytes }: UnpackOptions): Promise<string> {
+    await mkdir(directory, { mode: 0o755 });
+    const worker = await this.#start(name, directory);
+    const { descriptor, diffId } = layer;
+    const { digest, sizeBytes } = descriptor;
+    const job = {
+      kind: "unpack",
+      digest,
+      diffId,
+      sizeBytes,
+      limits,
+      outDirectory: join(worker.directoryInside, "out"),
+    } as const;
+    await runJob(worker, job, { ...this.#jobOptions(directory), chunks, signal, onProgress: onBytes });
+    return join(directory, "out");
+  }
+
+  async assembleRootfs(options: AssembleOptions): Promise<AssembledRootfs & { readonly imagePath: string }> {
+    const { name, directory, layers, format, identity, limits, setuid, signal, onBytes } = options;
+    const worker = await this.#start(name, directory);
+    const inside = worker.directoryInside;
+    const job = {
+      kind: "assemble",
+      layers: layers.map((layer) => ({ ...layer, directory: join(inside, "in", layer.directory) })),
+      imagePath: join(inside, "out", imageName),
+      scratchDirectory: join(inside, "out"),
+      format,
+      identity,
+      limits,
+      setuid,
+    } as const;
+    const rootfs = await runJob(worker, job, { ...this.#jobOptions(directory), signal, onProgress: onBytes });
+    if (rootfs === undefined) throw new Error("an assembling worker has answered no root filesystem");
+    const imagePath = join(directory, "out", imageName);
+    const found = await lstat(imagePath);
+    if (!found.isFile() || found.size !== rootfs.sizeBytes)
+      throw new Error("the image is not the file that was announced");
+    return { ...rootfs, imagePath };
+  }
+
+  #start(name: string, directory: string) {
+    const { sandbox, program, compileCache, memoryBytes, diskBytes } = this.#options;
+    return sandbox.start({
+      name,
+      program: [process.execPath, ...nodeFlags(memoryBytes), ...program],
+      env: { NODE_COMPILE_CACHE: compileCache },
+      directory,
+      limits: { memoryBytes, cpuCount: availableParallelism(), processes, fileBytes: diskBytes, openFiles },
+    });
+  }
+
+  #jobOptions(directory: string) {
+    const { diskBytes, log } = this.#options;
+    return { directory, usage: { bytes: diskBytes, files: maxFiles }, log };
+  }
+}
+
+function nodeFlags(memoryBytes: number): string[] {
+  return [
+    "--no-addons",
+    "--disable-proto=throw",
+    "--disallow-code-generation-from-strings",
+    `--max-old-space-size=${Math.floor((memoryBytes * 0.7) / mib)}`,
+  ];
+}
