@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { generateKeyPairSync } from "node:crypto";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { gib, mib, newId } from "@unkey/base";
 import fc from "fast-check";
@@ -136,4 +137,12 @@ test("text that is no JSON is told as such; whatever JSON holds, the answer is a
       }
     }),
   );
+});
+
+test("the example in docs/how-to/build-policy.md is a document", async () => {
+  const page = await readFile(new URL("../../../../docs/how-to/build-policy.md", import.meta.url), "utf8");
+  const example = /```json\n(.*?)```/s.exec(page)?.[1] ?? assert.fail("there is no example");
+  const { platform, tenants } = parsePolicyDocument(example);
+  assert.equal(platform.policy.signatures.length, 1);
+  assert.deepEqual([...tenants.values()][0]?.quota, { ...platform.quota, buildsPerDay: 1000 });
 });
