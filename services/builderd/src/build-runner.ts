@@ -67,6 +67,13 @@ export interface OpenImageOptions {
   readonly onRetry: OnRetry;
 }
 
+/** What a root filesystem is made under. */
+interface Terms {
+  readonly recipe: RootfsRecipe;
+  readonly policy: BuildPolicy;
+  readonly signatures: AttestRequest["signatures"];
+}
+
 /** Does the work of one build, from its reference to a registered asset. */
 export class BuildRunner {
   readonly #deps: BuildRunnerDeps;
@@ -99,8 +106,13 @@ export class BuildRunner {
       await store.setResolved(build, { imageDigest, policyDigest });
       await this.#say(build, `${build.imageName} is ${imageDigest}`);
       using _turn = await this.#turn(tenantId, rootfsKey(recipe), signal);
-      const cached = await this.#cached(build, recipe, signal);
-      const result = cached ?? (await this.#make(progress, source, manifest, recipe, policy, signal));
+      // Also of a cached image: another name of it may have other rules.
+      const signatures = await checkSignatures(
+        { image: source, source: request.source, manifestDigest: imageDigest, policy },
+        signal,
+      );
+      const cached = await this.#cached(build, recipe, signatures, signal);
+      const result = cached ?? (await this.#make(progress, source, manifest, { recipe, policy, signatures }, signal));
       await this.#complete(progress, result, recipe, cached !== undefined);
     } finally {
       feed.clearProgress(buildId);
@@ -111,17 +123,12 @@ export class BuildRunner {
     progress: StepProgress,
     source: ImageSource,
     manifest: ResolvedManifest,
-    recipe: RootfsRecipe,
-    policy: BuildPolicy,
+    { recipe, policy, signatures }: Terms,
     signal: AbortSignal,
   ): Promise<BuildResult> {
     const { platform, scratchDirectory, workers } = this.#deps;
     const { build } = progress;
     if (recipe.format !== "erofs") throw new ServiceError("UNIMPLEMENTED", "ext4 is not written by this release");
-    const signatures = await checkSignatures(
-      { image: source, source: build.request.source, manifestDigest: manifest.digest, policy },
-      signal,
-    );
     const image = await resolveImage(source, manifest, platform, policy.limits, signal);
     const { argv, env, workingDir, stopSignal, exposedPorts, user } = image.config;
     commandOf(argv, build.request.argvOverride, source.name); // before any layer is fetched
@@ -267,12 +274,17 @@ export class BuildRunner {
     });
   }
 
-  async #cached(build: Build, recipe: RootfsRecipe, signal: AbortSignal): Promise<BuildResult | undefined> {
+  async #cached(
+    build: Build,
+    recipe: RootfsRecipe,
+    signatures: AttestRequest["signatures"],
+    signal: AbortSignal,
+  ): Promise<BuildResult | undefined> {
     const { store, attester } = this.#deps;
     const key = rootfsKey(recipe);
     const cached = await store.findResult(build.tenantId, key);
     if (cached === undefined) return undefined;
-    if (await attester.holds(build.tenantId, cached, signal)) return cached;
+    if (await attester.holds(build.tenantId, { ...cached, signatures }, signal)) return cached;
     await store.forgetResult(build.tenantId, key); // collected since: it is made again
     return undefined;
   }

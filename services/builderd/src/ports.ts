@@ -180,7 +180,11 @@ export interface AssetRegistry {
     onBytes: (done: number, total: number) => void,
   ): Promise<{ readonly assetId: AssetId; readonly sizeBytes: number }>;
   /** An image that the tenant pushed to the platform. */
-  pushedImage(image: { readonly tenantId: TenantId; readonly repository: string; readonly digest: string }): ImageSource;
+  pushedImage(image: {
+    readonly tenantId: TenantId;
+    readonly repository: string;
+    readonly digest: string;
+  }): ImageSource;
 }
 
 /** What was made of which image, to be stated and signed. */
@@ -208,6 +212,10 @@ export interface Attestation {
   readonly sbomAssetId: AssetId;
 }
 
+export interface AttestedResult extends Pick<BuildResult, "rootfsAssetId" | "provenanceAssetId" | "sbomAssetId"> {
+  readonly signatures: readonly ImageSignature[];
+}
+
 /** States how a root filesystem was made. */
 export interface Attester {
   /**
@@ -217,11 +225,7 @@ export interface Attester {
   attest(request: AttestRequest, signal: AbortSignal): Promise<Attestation>;
   /**
    * True when a cached result can be booted: its root filesystem is there, and the provenance and the list of packages that it
-   * names are attached to it and hold.
+   * names are attached to it and hold. The provenance must record the signatures that were found now.
    */
-  holds(
-    tenantId: TenantId,
-    result: Pick<BuildResult, "rootfsAssetId" | "provenanceAssetId" | "sbomAssetId">,
-    signal: AbortSignal,
-  ): Promise<boolean>;
+  holds(tenantId: TenantId, result: AttestedResult, signal: AbortSignal): Promise<boolean>;
 }

@@ -233,11 +233,13 @@ test("another policy, or a key that is trusted no more, is stated anew", async (
 test("a cached result holds only while all three assets are there and the key is trusted", async () => {
   const bed = new Bed();
   const build = await bed.completed();
-  const result = { ...build, rootfsAssetId: bed.rootfs.assetId };
+  const result = { ...build, rootfsAssetId: bed.rootfs.assetId, signatures: [] };
   const holds = () => bed.attester.holds(bed.tenantId, result, signal);
   assert.equal(await holds(), true);
   assert.equal(await bed.attester.holds(bed.tenantId, { ...result, provenanceAssetId: "" }, signal), false);
   assert.equal(await bed.attester.holds(newId("tenant"), result, signal), false);
+  const found = [{ digest: build.imageDigest, keyId: "SHA256:00", predicateType: "" }];
+  assert.equal(await bed.attester.holds(bed.tenantId, { ...result, signatures: found }, signal), false);
   for (const kind of [AssetKind.SBOM, AssetKind.PROVENANCE, AssetKind.ROOTFS]) {
     const [asset] = bed.stored(kind);
     assert.ok(asset !== undefined);

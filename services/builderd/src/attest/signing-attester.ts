@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import {
+  type ImageSignature,
   InvalidAttestation,
   type ProvenanceImage,
   type SigningKey,
@@ -11,8 +12,8 @@ import {
 } from "@unkey/attest";
 import type { AssetId, TenantId } from "@unkey/base";
 import { formatImageReference, parseImageReference } from "@unkey/oci";
-import type { BuildResult, BuildSource } from "../domain/build.ts";
-import type { Attestation, Attester, AttestRequest } from "../ports.ts";
+import type { BuildSource } from "../domain/build.ts";
+import type { Attestation, AttestedResult, Attester, AttestRequest } from "../ports.ts";
 import type { StatementAsset, StatementAssets } from "./statement-assets.ts";
 
 /** Far above what an image of the most layers has. */
@@ -85,11 +86,7 @@ export class SigningAttester implements Attester {
     return { provenanceAssetId: provenance.assetId, sbomAssetId: sbom.assetId };
   }
 
-  async holds(
-    tenantId: TenantId,
-    result: Pick<BuildResult, "rootfsAssetId" | "provenanceAssetId" | "sbomAssetId">,
-    signal: AbortSignal,
-  ): Promise<boolean> {
+  async holds(tenantId: TenantId, result: AttestedResult, signal: AbortSignal): Promise<boolean> {
     const { assets } = this.#deps;
     const rootfs = await assets.rootfs(tenantId, result.rootfsAssetId, signal);
     if (rootfs === undefined) return false;
@@ -97,7 +94,7 @@ export class SigningAttester implements Attester {
     const provenance = candidates.find(({ assetId }) => assetId === result.provenanceAssetId);
     if (provenance === undefined) return false;
     const verified = await this.#read(tenantId, provenance, rootfs.digest, signal);
-    if (verified === undefined) return false;
+    if (verified === undefined || !records(verified, result.signatures)) return false;
     const sboms = await assets.attached(tenantId, rootfs.assetId, "sbom", signal);
     return sboms.some(({ assetId, digest }) => assetId === result.sbomAssetId && digest === verified.sbomDigest);
   }
@@ -112,6 +109,7 @@ export class SigningAttester implements Attester {
     for (const candidate of candidates) {
       const verified = await this.#read(build.tenantId, candidate, rootfs.digest, signal);
       if (verified?.manifestDigest !== image.manifestDigest || verified.policyDigest !== policyDigest) continue;
+      if (!records(verified, request.signatures)) continue;
       const sbom = sboms.find(({ digest }) => digest === verified.sbomDigest);
       if (sbom !== undefined) return { provenanceAssetId: candidate.assetId, sbomAssetId: sbom.assetId };
     }
@@ -145,6 +143,12 @@ export class SigningAttester implements Attester {
       throw error;
     }
   }
+}
+
+function records({ signatures }: VerifiedProvenance, found: readonly ImageSignature[]): boolean {
+  return found.every(({ digest, keyId, predicateType }) =>
+    signatures.some((one) => one.digest === digest && one.keyId === keyId && one.predicateType === predicateType),
+  );
 }
 
 /** Without what a reference could carry beside its name: it is written anew from its parts. */
