@@ -8,6 +8,8 @@ export interface Exchange extends ByteCall {
   readonly response: Http2ServerResponse;
   readonly query: URLSearchParams;
   readonly body: RequestBody;
+  /** For what goes on when the client leaves: its bytes are kept, so that it may continue. */
+  readonly lasting: ByteCall;
 }
 
 export type AnswerHeaders = Readonly<Record<string, string | number>>;

@@ -1,13 +1,13 @@
 import { type Clock, ServiceError } from "@unkey/base";
 import type { AssetBytes } from "./asset-bytes.ts";
 import type { Place } from "./blob-store.ts";
-import type { BlobService } from "./blobs.ts";
 import { isForeignDigest, isSha256, parseSha256, type Sha256, sha256Of } from "./digest.ts";
 import { answer, answerBytes, type Exchange } from "./exchange.ts";
 import { maxManifestBytes, parseManifest } from "./manifest-document.ts";
 import { type ManifestStore, manifestNotFound, refuseMissing } from "./manifest-store.ts";
 import { isTag } from "./registry-route.ts";
 import { Slots } from "./slots.ts";
+import type { UploadService } from "./uploads.ts";
 
 /** Manifests in memory at once; parsed, one takes a multiple of its bytes. */
 const maxInMemory = 6;
@@ -18,7 +18,7 @@ const bodyDeadlineMs = 60_000;
 
 export interface ManifestServiceDeps {
   readonly manifests: ManifestStore;
-  readonly blobs: BlobService;
+  readonly uploads: UploadService;
   readonly bytes: AssetBytes;
   readonly clock: Clock;
   /** Called when something may be released. */
@@ -46,7 +46,7 @@ export class ManifestService {
 
   /** Stores a manifest under a tag or its digest. Answers the digest. */
   async push(exchange: Exchange, place: Place, reference: string): Promise<Sha256> {
-    const { manifests, blobs, clock } = this.#deps;
+    const { manifests, uploads, clock } = this.#deps;
     if (isForeignDigest(reference)) parseSha256(reference);
     const named = checked(place, reference);
     const tags = tagsOf(exchange.query, named);
@@ -58,7 +58,7 @@ export class ManifestService {
     }
     const document = parseManifest(bytes, contentTypeOf(exchange));
     refuseMissing(place, await manifests.missing(place, document)); // before its bytes are stored
-    await blobs.store(exchange, place, { digest, bytes }, (blob, uploadId) =>
+    await uploads.store(exchange, place, { digest, bytes }, (blob, uploadId) =>
       manifests.put({ place, document, blob, tags, uploadId, nowMs: clock.nowMs() }),
     );
     if (tags.length > 0 && isSha256(named)) exchange.response.setHeader("oci-tag", tags.join(", "));

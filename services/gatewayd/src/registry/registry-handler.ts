@@ -11,14 +11,17 @@ import { registryFailureOf } from "./registry-errors.ts";
 import { actOf, challenge, type RegistryGate, scopeOf, targetOf } from "./registry-gate.ts";
 import { type RegistryResource, type RegistryVerb, routeOf, verbsOf } from "./registry-route.ts";
 import { RequestBody } from "./request-body.ts";
+import type { UploadService } from "./uploads.ts";
 
 export interface RegistryHandlerDeps {
   readonly gate: RegistryGate;
   readonly blobs: BlobService;
+  readonly uploads: UploadService;
   readonly manifests: ManifestService;
   readonly discovery: DiscoveryService;
   readonly log: Logger;
   readonly metrics: Metrics;
+  readonly abort: AbortSignal;
 }
 
 /** What a request did, for the audit log. */
@@ -68,13 +71,16 @@ export class RegistryHandler {
       key = await gate.identify(request.headers.authorization);
       gate.admit(key, scopeOf(resource, verb), (name, value) => response.setHeader(name, value));
       using inForce = gate.stream(key);
+      const acting = { tenantId: key.tenantId, subject: key.apiKeyId, roles: key.scopes, requestId };
+      const lasting = AbortSignal.any([this.#deps.abort, inForce.signal]);
       done = await this.#run(resource, verb, {
         request,
         response,
         query: new URLSearchParams(query),
         body: new RequestBody(request),
-        acting: { tenantId: key.tenantId, subject: key.apiKeyId, roles: key.scopes, requestId },
-        signal: AbortSignal.any([aborted.signal, inForce.signal]),
+        acting,
+        signal: AbortSignal.any([aborted.signal, lasting]),
+        lasting: { acting, signal: lasting },
       });
     } catch (error) {
       outcome = this.#fail(error, { request, response, requestId, gone: aborted.signal.aborted });
@@ -94,7 +100,7 @@ export class RegistryHandler {
   }
 
   async #run(resource: RegistryResource, verb: RegistryVerb, exchange: Exchange): Promise<Done> {
-    const { blobs, manifests, discovery } = this.#deps;
+    const { blobs, uploads, manifests, discovery } = this.#deps;
     const { tenantId } = exchange.acting;
     if (resource.kind === "base") answerJson(exchange, "application/json", {});
     if (resource.kind === "catalog") await discovery.repositories(exchange);
@@ -108,13 +114,13 @@ export class RegistryHandler {
         await discovery.referrers(exchange, place, resource.digest);
         return unchanged;
       case "uploads":
-        return { changed: await blobs.begin(exchange, place) };
+        return { changed: await uploads.begin(exchange, place) };
       case "upload": {
         const { uploadId } = resource;
-        if (verb === "PUT") return { changed: await blobs.finish(exchange, place, uploadId) };
-        if (verb === "PATCH") await blobs.append(exchange, place, uploadId);
-        else if (verb === "DELETE") await blobs.cancel(exchange, place, uploadId);
-        else await blobs.status(exchange, place, uploadId);
+        if (verb === "PUT") return { changed: await uploads.finish(exchange, place, uploadId) };
+        if (verb === "PATCH") await uploads.append(exchange, place, uploadId);
+        else if (verb === "DELETE") await uploads.cancel(exchange, place, uploadId);
+        else await uploads.status(exchange, place, uploadId);
         return unchanged;
       }
       case "blob":

@@ -15,6 +15,7 @@ import { RegistryHandler } from "./registry-handler.ts";
 import { SweepStore } from "./sweep-store.ts";
 import { Sweeper } from "./sweeper.ts";
 import { UploadStore } from "./upload-store.ts";
+import { UploadService } from "./uploads.ts";
 
 export interface RegistryLimits {
   readonly maxBlobBytes: number;
@@ -53,11 +54,19 @@ export function assembleRegistry(deps: RegistryDeps): {
   const released = () => {
     sweeper.pass(abort).catch((error: unknown) => log.warn("the registry was not swept", { error }));
   };
-  const blobs = new BlobService({ blobs: new BlobStore(sql), uploads, bytes, clock, released, ...limits });
-  const manifests = new ManifestService({ manifests: manifestStore, blobs, bytes, clock, released });
+  const blobStore = new BlobStore(sql);
+  const blobs = new BlobService({ blobs: blobStore, bytes, clock, released, ...limits });
+  const uploadService = new UploadService({ blobs: blobStore, uploads, bytes, clock, ...limits });
+  const manifests = new ManifestService({
+    manifests: manifestStore,
+    uploads: uploadService,
+    bytes,
+    clock,
+    released,
+  });
   const discovery = new DiscoveryService(manifestStore);
   return {
-    handler: new RegistryHandler({ gate, blobs, manifests, discovery, log, metrics }),
+    handler: new RegistryHandler({ gate, blobs, uploads: uploadService, manifests, discovery, log, metrics, abort }),
     sweeper,
     images: new PushedImages({ manifests: manifestStore, isOwnHost }),
   };

@@ -35,6 +35,9 @@ export interface Surroundings extends AsyncDisposable {
   readonly aggregator: FakeAggregator;
   readonly assetmanagerd: FakeAssetmanagerd;
   readonly logs: string[];
+  readonly trustDomain: string;
+  /** Directory with the certificate of a service. */
+  identityOf(service: string): string;
   env(more?: Readonly<Record<string, string>>): Record<string, string>;
   /** Starts gatewayd in this process. */
   start(more?: Readonly<Record<string, string>>): Promise<Gateway>;
@@ -141,6 +144,8 @@ export async function surroundings(): Promise<Surroundings> {
     aggregator,
     assetmanagerd,
     logs,
+    trustDomain,
+    identityOf,
     env,
     start,
     stopFake,
