@@ -1,10 +1,7 @@
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
-import { createHash, randomBytes } from "node:crypto";
-import { readFile, writeFile } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { promisify } from "node:util";
 import { isServiceError } from "@unkey/base";
 import {
   assembleImage,
@@ -14,72 +11,24 @@ import {
   RegistryClient,
   resolveManifest,
 } from "@unkey/oci";
-import {
-  needsRegistry,
-  pushBlob,
-  pushLayout,
-  pushManifest,
-  startTestRegistry,
-  type TestRegistry,
-} from "@unkey/oci/testing";
+import { needsRegistry, pushLayout, pushManifest, startTestRegistry, type TestRegistry } from "@unkey/oci/testing";
 import { checkSignatures } from "../src/attest/check-signatures.ts";
 import type { BuildSource } from "../src/domain/build.ts";
 import { defaultBuildPolicy, type SignatureRule } from "../src/domain/policy.ts";
 import { temporary } from "./harness.ts";
+import {
+  digestOf,
+  json,
+  manifestType,
+  pushSigned,
+  Signer,
+  signaturePayload,
+  signatureTag,
+  simpleSigning,
+} from "./image-signer.ts";
 
-/*
- * Signatures are made by openssl and laid down in a real registry by hand, as cosign's specification says, so that nothing of what
- * verifies them has taken part in their making.
- */
-
-const run = promisify(execFile);
 const signal = new AbortController().signal;
-const manifestType = "application/vnd.oci.image.manifest.v1+json";
-const simpleSigning = "application/vnd.dev.cosign.simplesigning.v1+json";
 const slsa = "https://slsa.dev/provenance/v1";
-
-const digestOf = (bytes: Uint8Array) => `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
-const json = (value: unknown) => Buffer.from(JSON.stringify(value));
-
-class Signer {
-  readonly #directory: string;
-  readonly pem: string;
-  readonly #isEd25519: boolean;
-
-  private constructor(directory: string, pem: string, isEd25519: boolean) {
-    this.#directory = directory;
-    this.pem = pem;
-    this.#isEd25519 = isEd25519;
-  }
-
-  static async make(context: TestContext, ...kind: string[]): Promise<Signer> {
-    const directory = await temporary(context);
-    const key = join(directory, "key.pem");
-    const args = kind.length > 0 ? kind : ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
-    await run("openssl", ["genpkey", ...args, "-out", key]);
-    const { stdout } = await run("openssl", ["pkey", "-in", key, "-pubout"]);
-    return new Signer(directory, stdout, args.includes("ed25519"));
-  }
-
-  async sign(message: Uint8Array): Promise<string> {
-    const [key, input, output] = ["key.pem", "message", "signature"].map((name) => join(this.#directory, name));
-    assert.ok(key !== undefined && input !== undefined && output !== undefined);
-    await writeFile(input, message);
-    const args = this.#isEd25519
-      ? ["pkeyutl", "-sign", "-rawin", "-inkey", key, "-in", input, "-out", output]
-      : ["dgst", "-sha256", "-sign", key, "-out", output, input];
-    await run("openssl", args);
-    return (await readFile(output)).toString("base64");
-  }
-
-  async keyId(): Promise<string> {
-    const der = join(this.#directory, "public.der");
-    await run("openssl", ["pkey", "-in", join(this.#directory, "key.pem"), "-pubout", "-outform", "DER", "-out", der]);
-    return `SHA256:${createHash("sha256")
-      .update(await readFile(der))
-      .digest("hex")}`;
-  }
-}
 
 /** A registry with one image in it. */
 class Bench {
@@ -111,14 +60,7 @@ class Bench {
   }
 
   payload(overrides: { digest?: string; reference?: string } = {}): Buffer {
-    return json({
-      critical: {
-        identity: { "docker-reference": overrides.reference ?? this.name },
-        image: { "docker-manifest-digest": overrides.digest ?? this.digest },
-        type: "cosign container image signature",
-      },
-      optional: { by: "the test" },
-    });
+    return signaturePayload(overrides.digest ?? this.digest, overrides.reference ?? this.name);
   }
 
   /** An in-toto statement in a DSSE envelope, put together by hand. */
@@ -132,37 +74,14 @@ class Bench {
     return json({ payloadType: type, payload: payload.toString("base64"), signatures });
   }
 
-  /** Pushes `blobs` as the layers of a manifest under a tag. */
-  async push(
-    tag: string,
-    mediaType: string,
-    blobs: readonly { readonly bytes: Uint8Array; readonly signature?: string }[],
-  ): Promise<void> {
-    const place = { host: this.registry.host, repository: this.repository };
-    const config = json({});
-    await pushBlob(place, digestOf(config), config);
-    for (const { bytes } of blobs) await pushBlob(place, digestOf(bytes), bytes);
-    const descriptor = (type: string, bytes: Uint8Array) => ({
-      mediaType: type,
-      digest: digestOf(bytes),
-      size: bytes.length,
-    });
-    const manifest = {
-      schemaVersion: 2,
-      mediaType: manifestType,
-      config: descriptor("application/vnd.oci.image.config.v1+json", config),
-      layers: blobs.map(({ bytes, signature = "" }) => ({
-        ...descriptor(mediaType, bytes),
-        annotations: { "dev.cosignproject.cosign/signature": signature },
-      })),
-    };
-    await pushManifest({ ...place, tag }, manifestType, json(manifest));
+  push(tag: string, mediaType: string, blobs: Parameters<typeof pushSigned>[2]): Promise<void> {
+    return pushSigned({ host: this.registry.host, repository: this.repository, tag }, mediaType, blobs);
   }
 
   async pushSignatures(
     ...signed: readonly { readonly bytes: Uint8Array; readonly signature: string }[]
   ): Promise<void> {
-    await this.push(`${this.digest.replace(":", "-")}.sig`, simpleSigning, signed);
+    await this.push(signatureTag(this.digest), simpleSigning, signed);
   }
 
   async pushAttestations(...envelopes: readonly Buffer[]): Promise<void> {
@@ -308,9 +227,7 @@ test("of an image for several platforms the index is signed, and speaks for the 
   await pushManifest({ ...place, tag: "multi" }, "application/vnd.oci.image.index.v1+json", index);
   const indexDigest = digestOf(index);
   const bytes = bench.payload({ digest: indexDigest });
-  await bench.push(`${indexDigest.replace(":", "-")}.sig`, simpleSigning, [
-    { bytes, signature: await signer.sign(bytes) },
-  ]);
+  await bench.push(signatureTag(indexDigest), simpleSigning, [{ bytes, signature: await signer.sign(bytes) }]);
   const [found] = await bench.check({ keys: [signer.pem] }, "multi");
   assert.equal(found?.digest, indexDigest);
   await refused(bench.check({ keys: [signer.pem] }, "v1"), "IMAGE_SIGNATURE_MISSING", /there is none/);

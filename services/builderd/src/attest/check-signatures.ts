@@ -52,7 +52,7 @@ export async function checkSignatures(check: SignatureCheck, signal: AbortSignal
 
 /** One signature by one of the rule's keys. `predicateType` is empty for a signature of the digest alone. */
 async function requireOne(found: FoundSignatures, rule: SignatureRule, predicateType: string): Promise<ImageSignature> {
-  const keys = readVerificationKeys(rule.keys.join("\n"));
+  const keys = rule.keys.flatMap((pem) => [...readVerificationKeys(pem)]);
   const what = predicateType === "" ? "signature" : `attestation of the type ${predicateType}`;
   let problem: string | undefined;
   for (const digest of await found.digests()) {

@@ -134,7 +134,7 @@ export class BuildVerifier {
 function signaturesHold({ signatures }: VerifiedProvenance, policy: BuildPolicy, { request }: Build): string {
   const rules = signatureRulesFor(policy, request.source);
   for (const rule of rules) {
-    const trusted = new Set(readVerificationKeys(rule.keys.join("\n")).map(({ id }) => id));
+    const trusted = new Set(rule.keys.flatMap((pem) => [...readVerificationKeys(pem)]).map(({ id }) => id));
     for (const predicateType of wantedBy(rule)) {
       const holds = signatures.some((one) => one.predicateType === predicateType && trusted.has(one.keyId));
       const what = predicateType === "" ? "a signature" : `an attestation of the type ${predicateType}`;
