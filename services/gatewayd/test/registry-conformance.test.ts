@@ -1,5 +1,5 @@
-import { conformance } from "./registry/conformance.ts";
-import { furtherConformance } from "./registry/conformance-more.ts";
+import { conformance } from "./registry/conformance.contract.ts";
+import { furtherConformance } from "./registry/conformance-more.contract.ts";
 import { needsDockerRegistry, startDockerTarget, startGatewayTarget } from "./registry/targets.ts";
 
 const ours = { start: () => startGatewayTarget(), lacks: {} };

@@ -16,7 +16,7 @@ export interface RegistryAnswer {
   readonly body: Buffer;
   /** A header of one value; empty when it is absent. */
   header(name: string): string;
-  json<T>(): T;
+  json(): unknown;
   /** Codes of the errors in the body. */
   codes(): string[];
 }
@@ -164,7 +164,7 @@ export function index(members: readonly Document[], more: Readonly<Record<string
 }
 
 function toAnswer(status: number, headers: RegistryAnswer["headers"], body: Buffer): RegistryAnswer {
-  const json = <T>() => JSON.parse(body.toString("utf8")) as T;
+  const json = (): unknown => JSON.parse(body.toString("utf8"));
   return {
     status,
     headers,

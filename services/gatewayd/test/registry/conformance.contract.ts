@@ -402,7 +402,7 @@ function discovery(api: () => RegistryApi, it: Case): void {
     const answer = await api().send("GET", `/v2/${place}/referrers/${digest}`, { query });
     assert.equal(answer.status, 200, answer.body.toString());
     assert.equal(answer.header("content-type"), ociIndex);
-    return { answer, manifests: answer.json<Listed>().manifests };
+    return { answer, manifests: (answer.json() as Listed).manifests };
   };
 
   suite("Setup", () => {
@@ -426,7 +426,7 @@ function discovery(api: () => RegistryApi, it: Case): void {
     const page = async (query: Record<string, string>) => {
       const answer = await api().send("GET", `/v2/${place}/tags/list`, { query });
       assert.equal(answer.status, 200);
-      return answer.json<{ name: string; tags: string[] }>();
+      return answer.json() as { name: string; tags: string[] };
     };
     it("GET request to list tags should yield 200 response", async () => {
       assert.deepEqual(await page({}), { name: place, tags: sorted });
@@ -478,7 +478,7 @@ function discovery(api: () => RegistryApi, it: Case): void {
     it("Delete created manifest & associated tags", async () => {
       deleted(await api().manifest("DELETE", place, one.digest));
       const answer = await api().send("GET", `/v2/${place}/tags/list`);
-      if (answer.status === 200) assert.deepEqual(answer.json<{ tags: string[] | null }>().tags ?? [], []);
+      if (answer.status === 200) assert.deepEqual((answer.json() as { tags: string[] | null }).tags ?? [], []);
     });
     it("Delete config blob created in tests", async () =>
       deleted(await api().blob("DELETE", place, digestOf(one.config))));
@@ -492,7 +492,7 @@ function management(api: () => RegistryApi, it: Case): void {
   const one = image({ layers: [layer] });
   const tags = async () => {
     const answer = await api().send("GET", `/v2/${place}/tags/list`);
-    return answer.status === 404 ? [] : (answer.json<{ tags: string[] | null }>().tags ?? []);
+    return answer.status === 404 ? [] : ((answer.json() as { tags: string[] | null }).tags ?? []);
   };
   suite("Setup", () => {
     it("Populate registry with test config blob", () => pushAll(api(), place, [one.config]));
