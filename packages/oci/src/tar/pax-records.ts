@@ -51,7 +51,7 @@ export function decodePax(body: Buffer): PaxRecords {
   return { values, sparse, sparsePairs };
 }
 
-export function encodePax(records: ReadonlyMap<ByteString, Buffer>): Buffer {
+export function encodePax(records: Iterable<readonly [ByteString, Buffer]>): Buffer {
   const parts: Buffer[] = [];
   for (const [key, value] of records) {
     const rest = 1 + key.length + 1 + value.length + 1; // space, "=", newline

@@ -1,0 +1,105 @@
+import { execFile, spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { digestOf } from "../digest.ts";
+import { defaultImageLimits, type ImageLimits } from "../layer/limits.ts";
+import { unpackLayer } from "../layer/unpack-layer.ts";
+import { type AssembledRootfs, type AssembleRootfsOptions, assembleRootfs } from "../rootfs/assemble-rootfs.ts";
+import { type TarEntry, TarReader } from "../tar/tar-reader.ts";
+
+/** A layer as bytes: `stored` is what travels, `archive` what the image's config promises. */
+export interface TestLayer {
+  readonly archive: Buffer;
+  readonly stored?: Buffer;
+}
+
+export interface BuiltImage extends AssembledRootfs {
+  readonly imagePath: string;
+}
+
+/** Unpacks layers and assembles them, each step through its door, and lends the image. The folder is removed afterwards. */
+export async function withImage<Result>(
+  layers: readonly TestLayer[],
+  options: Partial<Omit<AssembleRootfsOptions, "limits">> & { readonly limits?: Partial<ImageLimits> },
+  use: (image: BuiltImage) => Result | Promise<Result>,
+): Promise<Result> {
+  const scratch = await mkdtemp(join(tmpdir(), "oci-image-"));
+  const signal = options.signal ?? new AbortController().signal;
+  const limits = { ...defaultImageLimits, ...options.limits };
+  try {
+    const unpacked = [];
+    for (const { archive, stored = archive } of layers) {
+      const directory = await mkdtemp(join(scratch, "layer-"));
+      const layer = { digest: digestOf(stored), diffId: digestOf(archive), directory };
+      await unpackLayer(inPieces(stored), { ...layer, sizeBytes: stored.length, limits, signal });
+      unpacked.push(layer);
+    }
+    const imagePath = join(scratch, "image");
+    const image = await assembleRootfs({
+      format: "erofs",
+      identity: "test",
+      policy: { setuid: "keep" },
+      ...options,
+      layers: unpacked,
+      imagePath,
+      limits,
+      scratchDirectory: scratch,
+      signal,
+    });
+    return await use({ ...image, imagePath });
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+async function* inPieces(bytes: Buffer): AsyncGenerator<Buffer> {
+  for (let at = 0; at < bytes.length; at += 60_000) yield bytes.subarray(at, at + 60_000);
+}
+
+/** Throws unless erofs-utils' checker, which reads all of the image, finds nothing. */
+export function checkErofs(imagePath: string): void {
+  const { status, stdout, stderr } = spawnSync("fsck.erofs", [imagePath], { encoding: "utf8" });
+  if (status !== 0 || stdout + stderr !== "") throw new Error(`fsck.erofs ended with ${status}: ${stdout}${stderr}`);
+}
+
+/** Why there is no checker here; false when there is. */
+export const needsErofsUtils: false | string = existsSync("/usr/bin/fsck.erofs")
+  ? false
+  : "erofs-utils is not installed";
+
+/** Why images cannot be mounted here; false when they can. */
+export function needsMount(kind: "erofs" | "ext4" = "erofs"): false | string {
+  if (process.getuid?.() !== 0) return "root is needed to mount";
+  if (kind === "erofs" && needsErofsUtils !== false) return needsErofsUtils;
+  const script = `modprobe -q ${kind}; grep -qw ${kind} /proc/filesystems && losetup -f`;
+  const { status } = spawnSync("unshare", ["--mount", "sh", "-c", script], { stdio: "pipe" });
+  return status === 0 ? false : `the kernel cannot mount ${kind} from a loop device`;
+}
+
+/** An entry with its content, as the kernel shows it in a mounted image. */
+export interface Seen {
+  readonly entry: TarEntry;
+  readonly content: Buffer;
+}
+
+/** Every path of an image as GNU tar reads it from a mount that ends with its own namespace. Of a link group, the first has the content. */
+export async function seenIn(imagePath: string, kind: "erofs" | "ext4" = "erofs"): Promise<Map<string, Seen>> {
+  const script =
+    'mount -t "$1" -o loop,ro "$0" /mnt && exec tar -C /mnt --format=pax --sort=name --numeric-owner --xattrs --xattrs-include="*" -cf - .';
+  const { stdout } = await promisify(execFile)("unshare", ["--mount", "sh", "-c", script, imagePath, kind], {
+    encoding: "buffer",
+    maxBuffer: 1 << 28,
+    env: { ...process.env, LC_ALL: "C" },
+  });
+  const reader = new TarReader(inPieces(stdout));
+  const found = new Map<string, Seen>();
+  for (let entry = await reader.next(); entry !== undefined; entry = await reader.next()) {
+    const parts: Buffer[] = [];
+    for await (const chunk of reader.content()) parts.push(chunk);
+    found.set(entry.name.replace(/^\.\/?/, "").replace(/\/$/, ""), { entry, content: Buffer.concat(parts) });
+  }
+  return found;
+}
