@@ -1,6 +1,7 @@
 import { gib, mib } from "@unkey/base";
-import type { Settings } from "@unkey/daemon";
+import type { Secret, Settings } from "@unkey/daemon";
 import { type RpcSettings, readRpcSettings } from "@unkey/rpc";
+import type { S3Settings } from "./adapters/s3/s3-client.ts";
 
 const dayMs = 86_400_000;
 
@@ -18,6 +19,18 @@ export interface Config {
   readonly uploadLifetimeMs: number;
   readonly gcIntervalMs: number;
   readonly gcGraceMs: number;
+  /** Where blobs are kept; undefined for this host's disk. */
+  readonly remote: RemoteConfig | undefined;
+}
+
+export interface RemoteConfig {
+  readonly s3: S3Settings;
+  /** Of every object's key. Belongs to this catalog alone: what the catalog does not know there is removed. */
+  readonly prefix: string;
+  /** Copies that this host keeps. */
+  readonly cacheMaxBytes: number;
+  /** 32 bytes in base64 under which blobs are sealed; undefined leaves them as they are. */
+  readonly blobKey: Secret | undefined;
 }
 
 export function readConfig(settings: Settings): Config {
@@ -32,5 +45,31 @@ export function readConfig(settings: Settings): Config {
     uploadLifetimeMs: settings.durationMs("UPLOAD_LIFETIME", { min: 60_000, max: 30 * dayMs, default: dayMs }),
     gcIntervalMs: settings.durationMs("GC_INTERVAL", { min: 1000, max: 7 * dayMs, default: 600_000 }),
     gcGraceMs: settings.durationMs("GC_GRACE", { min: 0, max: 3650 * dayMs, default: 7 * dayMs }),
+    remote: readRemote(settings),
   };
+}
+
+function readRemote(settings: Settings): RemoteConfig | undefined {
+  const endpoint = settings.string("S3_ENDPOINT", { default: undefined, pattern: /^https?:\/\/[^/?#]+$/ });
+  const bucket = settings.string("S3_BUCKET", { default: "", pattern: /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/ });
+  const accessKeyId = settings.string("S3_ACCESS_KEY_ID", { default: "" });
+  const secret = settings.secretFile("S3_SECRET_ACCESS_KEY", { default: undefined });
+  const prefix = settings.string("S3_PREFIX", { default: "", pattern: /^([a-z0-9-]+\/)*$/ });
+  const region = settings.string("S3_REGION", { default: "us-east-1" });
+  const caFile = settings.path("S3_CA_FILE", { default: undefined });
+  const cacheMaxBytes = settings.bytes("CACHE_MAX", { min: gib, max: 1024 * 1024 * gib, default: 64 * gib });
+  const blobKey = settings.secretFile("BLOB_KEY", { default: undefined });
+  if (endpoint === undefined) {
+    if (bucket !== "" || blobKey !== undefined) settings.mistake("S3_BUCKET and BLOB_KEY_FILE need S3_ENDPOINT");
+    return undefined;
+  }
+  if (bucket === "" || accessKeyId === "" || secret === undefined) {
+    settings.mistake("S3_ENDPOINT needs S3_BUCKET, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY_FILE");
+    return undefined;
+  }
+  if (endpoint.startsWith("http:") && !/^http:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/.test(endpoint)) {
+    settings.mistake("S3_ENDPOINT must be https: only a service on this host is spoken to without TLS");
+  }
+  const s3 = { endpoint, region, bucket, accessKeyId, secretAccessKey: secret, caFile };
+  return { s3, prefix, cacheMaxBytes, blobKey };
 }

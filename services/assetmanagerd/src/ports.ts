@@ -179,10 +179,29 @@ export interface Catalog extends AsyncDisposable {
   readonly leases: LeaseCatalog;
   readonly blobs: BlobCatalog;
   readonly collection: CollectionCatalog;
+  readonly keys: KeyCatalog;
+}
+
+/** Keys of sealed blobs, each wrapped by another. What is answered is durable. */
+export interface KeyCatalog {
+  /** The owner's key: `fresh`, unless there was one. */
+  tenantKey(owner: Owner, fresh: Uint8Array): Promise<Uint8Array>;
+  /** The blob's key: `fresh`, unless there was one. */
+  addBlobKey(digest: Digest, fresh: WrappedBlobKey): Promise<WrappedBlobKey>;
+  blobKey(digest: Digest): Promise<WrappedBlobKey | undefined>;
+  forgetBlobKeys(digests: readonly Digest[]): Promise<void>;
+}
+
+export interface WrappedBlobKey {
+  /** Whose key wraps it. */
+  readonly owner: Owner;
+  readonly wrapped: Uint8Array;
 }
 
 /** Content by digest. Nothing here verifies: whoever reads does. */
 export interface BlobStore {
+  /** True when a crash of this host cannot cut short what is stored: nothing to look over at a start. */
+  readonly survivesCrashes: boolean;
   /** Takes the verified and durable file at `path`, sent by `owner`, as the content of `digest`, replacing what is there; the file may stay. */
   adopt(digest: Digest, path: string, owner: Owner, signal: AbortSignal): Promise<void>;
   /** Length of the blob, or undefined when it is not there. */

@@ -105,6 +105,7 @@ export class StoredBlobs {
   /** Puts assets whose content is missing or cut short into state error: what a crash or a damaged disk left. */
   async heal(signal: AbortSignal): Promise<void> {
     const { catalog, store } = this.#deps;
+    if (store.survivesCrashes) return;
     let after: Digest | "" = "";
     for (;;) {
       const page = await catalog.after(after, 500);

@@ -5,12 +5,14 @@ import { systemClock } from "@unkey/base";
 import { type DaemonContext, everyMs } from "@unkey/daemon";
 import { listenRpc, openIdentity } from "@unkey/rpc";
 import { DirectoryStager } from "./adapters/directory-stager.ts";
-import { DiskBlobStore } from "./adapters/disk-blob-store.ts";
 import { DiskIncomingFiles } from "./adapters/incoming-files.ts";
+import { openBlobStore } from "./adapters/open-blob-store.ts";
 import { openSqlCatalog } from "./adapters/sql-catalog.ts";
 import { createAssetManager } from "./asset-manager.ts";
 import type { Config } from "./config.ts";
 import { assetHandlers } from "./handlers.ts";
+
+const healthTimeoutMs = 5_000;
 
 export async function startAssetManager(config: Config, context: DaemonContext): Promise<AsyncDisposable> {
   const { log, metrics, health } = context;
@@ -19,13 +21,27 @@ export async function startAssetManager(config: Config, context: DaemonContext):
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
   const blobsDir = join(config.dataDir, "blobs");
   const catalog = stack.use(await openSqlCatalog(join(config.dataDir, "assets.db")));
-  const store = await DiskBlobStore.open(blobsDir);
+  const blobStore = stack.use(
+    await openBlobStore({
+      directory: blobsDir,
+      remote: config.remote,
+      keys: catalog.keys,
+      clock: systemClock,
+      signal: context.stopping,
+    }),
+  );
   const incoming = await DiskIncomingFiles.open(blobsDir);
   const stager = new DirectoryStager(config.stagingRoots);
-  const manager = createAssetManager({ catalog, store, incoming, stager, clock: systemClock, log, metrics }, config);
+  const manager = createAssetManager(
+    { catalog, store: blobStore.store, incoming, stager, clock: systemClock, log, metrics },
+    config,
+  );
   await manager.recover(context.stopping);
   health.dependency("catalog", async () => void (await catalog.assets.usage("")));
-  health.dependency("blob store", () => access(blobsDir, constants.R_OK | constants.W_OK));
+  health.dependency("blob store", async () => {
+    await access(blobsDir, constants.R_OK | constants.W_OK);
+    await blobStore.check(AbortSignal.any([context.stopping, AbortSignal.timeout(healthTimeoutMs)]));
+  });
   stack.use(
     everyMs(config.gcIntervalMs, async (signal) => void (await manager.collector.collect(signal)), {
       name: "collect",

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
 import { mib, ServiceError, systemClock } from "@unkey/base";
+import { Secret } from "@unkey/daemon";
 import { S3Client } from "../src/adapters/s3/s3-client.ts";
 import { needsSwift, type S3Server, startSwift } from "./swift-server.ts";
 
@@ -68,7 +69,7 @@ test("a list goes over its pages", { skip }, async () => {
 });
 
 test("a wrong secret is refused at once, and stands in no message", { skip }, async () => {
-  await using other = new S3Client({ ...server.settings, secretAccessKey: "wr0ng" }, systemClock);
+  await using other = new S3Client({ ...server.settings, secretAccessKey: new Secret("wr0ng") }, systemClock);
   const refusal = await failure(other.put("e", Buffer.from("e"), signal));
   assert.equal(refusal.reason, "BLOB_STORE_REFUSED");
   assert.match(refusal.message, /403, SignatureDoesNotMatch/);
@@ -165,7 +166,8 @@ async function troubledService(answers: readonly ((response: ServerResponse, req
     region: "r",
     bucket: "b",
     accessKeyId: "a",
-    secretAccessKey: "s",
+    secretAccessKey: new Secret("s"),
+    caFile: undefined,
   };
   let waits = 0;
   const troubled = new S3Client(settings, { ...systemClock, sleep: async () => void waits++ });

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { systemClock } from "@unkey/base";
+import { Secret } from "@unkey/daemon";
 import { S3Client, type S3Settings } from "../src/adapters/s3/s3-client.ts";
 
 const storageServers = ["account", "container", "object"] as const;
@@ -77,7 +78,8 @@ export async function startSwift(): Promise<S3Server> {
     region: "us-east-1",
     bucket: "assets",
     accessKeyId: "test:tester",
-    secretAccessKey: "testing",
+    secretAccessKey: new Secret("testing"),
+    caFile: undefined,
   };
   await using client = new S3Client(settings, systemClock);
   await client.put("", new Uint8Array(), AbortSignal.timeout(30_000)); // PUT of the bucket itself makes it

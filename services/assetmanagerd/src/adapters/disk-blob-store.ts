@@ -15,6 +15,7 @@ const deletesAtOnce = 16;
  * nobody but us can enter the directories (0700) above them.
  */
 export class DiskBlobStore implements BlobStore {
+  readonly survivesCrashes = false;
   readonly #root: string;
   readonly #adopting: string;
 

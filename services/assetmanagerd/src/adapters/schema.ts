@@ -99,11 +99,12 @@ export const migrations: readonly Migration[] = [
           AND o.name = assets.name AND o.labels = assets.labels AND o.asset_id > assets.asset_id AND o.state IN ('available', 'error'));
       CREATE UNIQUE INDEX assets_by_declaration ON assets (tenant_id, digest, kind, name, labels, attached_to)
         WHERE state IN ('available', 'error');
-      CREATE INDEX assets_by_digest ON assets (digest) WHERE digest IS NOT NULL;
-      CREATE INDEX assets_by_name ON assets (tenant_id, kind, name, version);
-      CREATE INDEX assets_by_parent ON assets (attached_to) WHERE attached_to <> '';
+      CREATE INDEX assets_by_digest ON assets (digest, tenant_id, asset_id) WHERE digest IS NOT NULL;
+      CREATE INDEX assets_by_name ON assets (tenant_id, name, asset_id);
+      CREATE INDEX assets_by_parent ON assets (attached_to, tenant_id, asset_id) WHERE attached_to <> '';
       CREATE INDEX assets_by_idleness ON assets (idle_since_ms, asset_id) WHERE marked_by IS NULL AND idle_since_ms IS NOT NULL;
       CREATE INDEX assets_by_mark ON assets (asset_id) WHERE marked_by IS NOT NULL;
+      CREATE INDEX assets_uploading ON assets (asset_id) WHERE state = 'uploading';
       CREATE INDEX assets_in_error ON assets (asset_id) WHERE state = 'error';
 
       -- The highest version given to a name, so that no number is given twice.
@@ -151,6 +152,14 @@ export const migrations: readonly Migration[] = [
 
       CREATE TABLE scrub (id INTEGER PRIMARY KEY CHECK (id = 1), after_digest TEXT NOT NULL, round_started_at_ms BIGINT NOT NULL);
       INSERT INTO scrub (id, after_digest, round_started_at_ms) VALUES (1, '', 0);
+    `,
+  },
+  {
+    id: 3,
+    sql: `
+      -- Keys of sealed blobs: the tenants' under the operator's key, the blobs' under a tenant's.
+      CREATE TABLE tenant_keys (tenant_id TEXT PRIMARY KEY, wrapped BLOB NOT NULL);
+      CREATE TABLE blob_keys (digest TEXT PRIMARY KEY, tenant_id TEXT NOT NULL, wrapped BLOB NOT NULL);
     `,
   },
 ];

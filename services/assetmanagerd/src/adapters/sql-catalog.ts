@@ -4,6 +4,7 @@ import { migrations } from "./schema.ts";
 import { SqlAssets } from "./sql-assets.ts";
 import { SqlBlobs } from "./sql-blobs.ts";
 import { SqlCollection } from "./sql-collection.ts";
+import { SqlKeys } from "./sql-keys.ts";
 import { SqlLeases } from "./sql-leases.ts";
 import { SqlUploads } from "./sql-uploads.ts";
 
@@ -16,6 +17,7 @@ export async function openSqlCatalog(path: string): Promise<Catalog> {
     leases: new SqlLeases(sql),
     blobs: new SqlBlobs(sql),
     collection: new SqlCollection(sql),
+    keys: new SqlKeys(sql),
     [Symbol.asyncDispose]: () => sql[Symbol.asyncDispose](),
   };
 }

@@ -1,5 +1,7 @@
 import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { type Clock, mib, ServiceError } from "@unkey/base";
+import type { Secret } from "@unkey/daemon";
 import { AwsV4Signer } from "aws4fetch";
 import { Agent, type Dispatcher, request } from "undici";
 import { completionOf, elementsOf, textOf, textsOf, type UploadedPart } from "./s3-answers.ts";
@@ -12,9 +14,9 @@ export interface S3Settings {
   /** Exists already. */
   readonly bucket: string;
   readonly accessKeyId: string;
-  readonly secretAccessKey: string;
-  /** Authorities beside the system's own that may vouch for the endpoint. */
-  readonly caPem?: string;
+  readonly secretAccessKey: Secret;
+  /** PEM of the authorities that may vouch for the endpoint instead of the system's own. */
+  readonly caFile: string | undefined;
 }
 
 export interface StoredObject {
@@ -58,7 +60,10 @@ export class S3Client implements AsyncDisposable {
       connections: 16,
       headersTimeout: 60_000,
       bodyTimeout: 60_000,
-      connect: { timeout: 10_000, ...(settings.caPem === undefined ? {} : { ca: settings.caPem }) },
+      connect: {
+        timeout: 10_000,
+        ...(settings.caFile === undefined ? {} : { ca: readFileSync(settings.caFile, "utf8") }),
+      },
     });
   }
 
@@ -260,7 +265,7 @@ export class S3Client implements AsyncDisposable {
       url: url.href,
       headers: { ...headers, "x-amz-content-sha256": digest },
       accessKeyId,
-      secretAccessKey,
+      secretAccessKey: secretAccessKey.reveal(),
       service: "s3",
       region,
       datetime: new Date(this.#clock.nowMs()).toISOString().replace(/[:-]|\.\d{3}/g, ""),
