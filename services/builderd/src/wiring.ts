@@ -8,11 +8,16 @@ import { RpcAssetRegistry } from "./adapters/rpc-asset-registry.ts";
 import { RpcStatementAssets } from "./adapters/rpc-statement-assets.ts";
 import { SigningAttester } from "./attest/signing-attester.ts";
 import { BuildVerifier } from "./attest/verify-build.ts";
-import { openBuilder } from "./builder.ts";
+import { type BuilderParts, openBuilder } from "./builder.ts";
 import type { Config } from "./config.ts";
 import { version } from "./version.ts";
 
-export async function startBuilderd(config: Config, context: DaemonContext): Promise<AsyncDisposable> {
+/** `overrides` are for tests. */
+export async function startBuilderd(
+  config: Config,
+  context: DaemonContext,
+  overrides: Pick<BuilderParts, "workerProgram"> = {},
+): Promise<AsyncDisposable> {
   const { log, metrics, health, abort } = context;
   await using stack = new AsyncDisposableStack(); // closes in reverse order, also when a later line throws
   const identity = stack.adopt(openIdentity(config.rpc, context), (source) => source[Symbol.dispose]());
@@ -31,7 +36,9 @@ export async function startBuilderd(config: Config, context: DaemonContext): Pro
   const verifier = new BuildVerifier({ ...trusted, rules });
   const { algorithm, id } = provenanceKey.verificationKey;
   health.layer("provenance", { active: true, detail: `signed with ${algorithm}, key ${id}` });
-  const builder = stack.use(await openBuilder(config, context, { assets, attester, verifier, rules, logins }));
+  const builder = stack.use(
+    await openBuilder(config, context, { assets, attester, verifier, rules, logins, ...overrides }),
+  );
   for (const [name, layer] of Object.entries(builder.layers)) health.layer(name, layer);
   const { host, port } = config.rpc;
   const server = stack.use(await listenRpc({ routes: builder.routes, identity, host, port, log, metrics, abort }));

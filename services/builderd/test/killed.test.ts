@@ -1,19 +1,19 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import { readdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { type Build, BuilderService, BuildState } from "@unkey/api/builder";
+import { makeSigningKey } from "@unkey/attest/testing";
 import { isServiceError, newId } from "@unkey/base";
 import { createLogger, Metrics } from "@unkey/daemon";
-import { assembleImage } from "@unkey/oci";
 import { Authority, ensureIdentity, IdentitySource } from "@unkey/pki";
 import { callOptions, listenRpc, mintPrincipal, openRpcChannel } from "@unkey/rpc";
 import { atEnd, fromRegistry, needsRootfs, statesOf, temporary } from "./harness.ts";
+import { startLayeredRegistry } from "./layered-registry.ts";
 import { MemoryAssets } from "./memory-assets.ts";
 
 /*
@@ -50,11 +50,17 @@ async function startWorld(context: TestContext) {
   const addressFile = join(directory, "address.json");
   const lines: string[] = [];
   let child: ChildProcess | undefined;
-  const start = async (toolsBefore = ""): Promise<void> => {
+  const keyFile = join(directory, "provenance-key.pem");
+  await writeFile(keyFile, makeSigningKey().privateKeyPem, { mode: 0o600 });
+  /** With `heldAt`, workers stand still where it says: see workers/held-worker.ts. */
+  const start = async (heldAt?: string): Promise<void> => {
     await rm(addressFile, { force: true });
-    const started = spawn(process.execPath, [join(import.meta.dirname, "../src/main.ts")], {
+    const program = heldAt === undefined ? ["../src/main.ts"] : ["workers/daemon-with-held-worker.ts", heldAt];
+    const [file = "", ...args] = program;
+    const started = spawn(process.execPath, [join(import.meta.dirname, file), ...args], {
       env: {
-        PATH: `${toolsBefore}:${process.env["PATH"]}`,
+        PATH: process.env["PATH"],
+        UNKEY_BUILDERD_PROVENANCE_KEY_FILE: keyFile,
         UNKEY_BUILDERD_DATA_DIR: dataDir,
         UNKEY_BUILDERD_IDENTITY_DIR: identity("builderd"),
         UNKEY_BUILDERD_LISTEN_PORT: "0",
@@ -101,108 +107,178 @@ async function startWorld(context: TestContext) {
   return { assets, directory, dataDir, lines, start, kill, ask, follow };
 }
 
-/** A registry of one image whose layer can be held back. */
-async function startRegistry(context: TestContext, content: Buffer) {
-  const layout = join(await temporary(context), "layout");
-  const { manifestDigest } = await assembleImage({
-    directory: layout,
-    files: [{ path: "app", content }],
-    config: { Cmd: ["/app"] },
-  });
-  const blob = (digest: string) => readFile(join(layout, "blobs", "sha256", digest.slice(7)));
-  let held: Promise<void> = Promise.resolve();
-  let asked: (() => void) | undefined;
-  const server = createServer((request, response) => {
-    void (async () => {
-      const digest = /sha256:[0-9a-f]{64}/.exec(request.url ?? "")?.[0];
-      if (request.url === "/v2/") return response.end();
-      if (digest === undefined || digest === manifestDigest) {
-        return response
-          .setHeader("content-type", "application/vnd.oci.image.manifest.v1+json")
-          .end(await blob(manifestDigest));
-      }
-      const bytes = await blob(digest);
-      if (bytes.length > content.length) {
-        asked?.();
-        await held;
-      }
-      return response.end(bytes);
-    })();
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  atEnd(context, async () => {
-    server.closeAllConnections();
-    server.close();
-  });
-  return {
-    reference: `127.0.0.1:${(server.address() as AddressInfo).port}/app:v1`,
-    /** Holds the layer back until the function is called; `asked` resolves when somebody waits for it. */
-    hold: () => {
-      const gate = Promise.withResolvers<void>();
-      const arrival = Promise.withResolvers<void>();
-      held = gate.promise;
-      asked = arrival.resolve;
-      return { release: gate.resolve, asked: arrival.promise };
-    },
-  };
+/** Resolves when a worker stands still. */
+async function stoodStill(dataDir: string): Promise<void> {
+  for (;;) {
+    const names = await readdir(join(dataDir, "scratch"), { recursive: true }).catch(() => []);
+    if (names.some((name) => name.endsWith("/held"))) return;
+    await delay(20);
+  }
 }
 
-/** Tools of the same name that wait before they become the real one, as long as a file is there. */
-async function heldTool(
-  directory: string,
-  name: string,
-): Promise<{ readonly path: string; readonly release: () => Promise<void> }> {
-  const path = join(directory, `held-${name}`);
-  const hold = join(path, "hold");
-  await mkdir(path);
-  await writeFile(hold, "");
-  const script = `#!/bin/sh\nwhile [ -e ${hold} ]; do sleep 0.05; done\nexec /usr/bin/${name} "$@"\n`;
-  await writeFile(join(path, name), script, { mode: 0o755 });
-  return { path, release: () => rm(hold) };
+/** Processes on this host, builderd's own aside, that were started for this data directory: their environment or arguments name it. */
+async function left(dataDir: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)) {
+    const texts = await Promise.all(
+      ["cmdline", "environ"].map((file) => readFile(`/proc/${pid}/${file}`, "latin1").catch(() => "")),
+    );
+    if (texts.some((text) => text.includes(dataDir))) found.push(texts.join(" ").replaceAll("\0", " ").slice(0, 200));
+  }
+  return found;
+}
+
+/** Control groups of this data directory's builderd that still exist, below its own. */
+async function groups(dataDir: string): Promise<string[]> {
+  const id = createHash("sha256")
+    .update(await realpath(dataDir))
+    .digest("hex")
+    .slice(0, 6);
+  const roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu"];
+  const found = await Promise.all(
+    roots.map((root) => readdir(join(root, `unkey-builder-${id}`), { withFileTypes: true }).catch(() => [])),
+  );
+  return found
+    .flat()
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => entry.name);
+}
+
+async function nothingLeft(dataDir: string): Promise<void> {
+  assert.deepEqual(await readdir(join(dataDir, "scratch")), []);
+  assert.deepEqual(await readdir(join(dataDir, "sandbox")), ["root"]);
+  assert.deepEqual(await groups(dataDir), []);
 }
 
 const allStates = ["PENDING", "PULLING", "EXTRACTING", "WRITING", "REGISTERING", "COMPLETED"];
+const small = 10_000;
+/** More than the pipe to a worker holds. */
+const large = 4 << 20;
 
-for (const state of ["PULLING", "EXTRACTING", "WRITING", "REGISTERING"] as const) {
-  test(`a build killed while ${state} is complete after the next start, with one asset`, {
+/** Where a build is when builderd dies, and how it is brought there; the layers that are complete by then are not fetched again. */
+const deaths: readonly {
+  readonly at: string;
+  readonly state: "PULLING" | "EXTRACTING" | "WRITING" | "REGISTERING";
+  readonly layers: readonly number[];
+  readonly heldWorker?: string;
+  /** Number of a layer that the registry does not answer. */
+  readonly heldLayer?: number;
+  readonly complete: readonly number[];
+}[] = [
+  { at: "before the first byte of a layer", state: "PULLING", layers: [small, large], heldLayer: 1, complete: [0] },
+  { at: "in the middle of a layer", state: "PULLING", layers: [large], heldWorker: "unpack:progress", complete: [] },
+  { at: "when all is fetched", state: "EXTRACTING", layers: [small], heldWorker: "unpack:progress", complete: [] },
+  {
+    at: "before a layer is in the cache",
+    state: "EXTRACTING",
+    layers: [small],
+    heldWorker: "unpack:done",
+    complete: [],
+  },
+  {
+    at: "in the middle of the image",
+    state: "WRITING",
+    layers: [small, large],
+    heldWorker: "assemble:progress",
+    complete: [0, 1],
+  },
+  {
+    at: "with the image done",
+    state: "WRITING",
+    layers: [small, large],
+    heldWorker: "assemble:done",
+    complete: [0, 1],
+  },
+  { at: "before the asset is there", state: "REGISTERING", layers: [large, small], complete: [0, 1] },
+];
+
+for (const { at, state, layers, heldWorker, heldLayer, complete } of deaths) {
+  test(`a build killed while ${state}, ${at}, is complete after the next start`, {
     skip: needsRootfs,
   }, async (context) => {
     const world = await startWorld(context);
-    const registry = await startRegistry(context, Buffer.alloc(1 << 20, state));
-    const layer = state === "PULLING" ? registry.hold() : undefined;
-    const tool = state === "EXTRACTING" ? "tar" : state === "WRITING" ? "mkfs.erofs" : undefined;
-    const held = tool === undefined ? undefined : await heldTool(world.directory, tool);
+    const registry = await startLayeredRegistry(context);
+    const image = await registry.add(
+      "app",
+      layers.map((bytes, index) => Buffer.alloc(bytes, `${state} ${index}`)),
+    );
+    const layer = heldLayer === undefined ? undefined : registry.hold(image.digests[heldLayer] ?? "");
     const upload = Promise.withResolvers<void>();
     if (state === "REGISTERING") world.assets.beforeUpload = () => upload.promise;
-    await world.start(held?.path);
+    await world.start(heldWorker);
 
-    const request = { tenantId, idempotencyKey: "k", ...fromRegistry(registry.reference) };
+    const request = { tenantId, idempotencyKey: "k", ...fromRegistry(image.reference) };
     const { buildId } = await world.ask((client, options) => client.buildImage(request, options));
     await world.follow(buildId, [BuildState[state]]);
+    if (heldWorker !== undefined) await stoodStill(world.dataDir);
+    if (layer !== undefined) {
+      await layer.asked;
+      while (
+        (await readdir(join(world.dataDir, "layers"))).filter((name) => name.startsWith("layer-")).length <
+        complete.length
+      ) {
+        await delay(20);
+      }
+    }
     await world.kill();
+    for (let tries = 0; (await left(world.dataDir)).length > 0; tries++) {
+      assert.ok(tries < 250, `alive after builderd: ${(await left(world.dataDir)).join("\n")}`);
+      await delay(20);
+    }
     layer?.release();
-    await held?.release();
     upload.resolve();
 
     await world.start();
     const result = await world.follow(buildId, [BuildState.COMPLETED, BuildState.FAILED]);
     assert.deepEqual(statesOf(result), [...allStates.slice(0, allStates.indexOf(state) + 1), ...allStates]);
-    assert.equal(world.assets.stored.length, 1);
-    assert.equal(result.rootfsAssetId, world.assets.stored[0]?.assetId);
-    assert.deepEqual(await readdir(join(world.dataDir, "scratch")), []);
+    assert.equal(world.assets.rootfs.length, 1);
+    assert.equal(result.rootfsAssetId, world.assets.rootfs[0]?.assetId);
+    for (const index of complete) {
+      assert.equal(registry.reads.get(image.digests[index] ?? ""), 1, `layer ${index} was complete`);
+    }
+    await nothingLeft(world.dataDir);
     const again = await world.ask((client, options) => client.buildImage(request, options));
     assert.equal(again.buildId, buildId, "the key still names it");
   });
 }
 
+for (const { at, state, layers, heldWorker, heldLayer } of deaths) {
+  test(`a build cancelled while ${state}, ${at}, leaves nothing`, { skip: needsRootfs }, async (context) => {
+    const world = await startWorld(context);
+    const registry = await startLayeredRegistry(context);
+    const image = await registry.add(
+      "app",
+      layers.map((bytes, index) => Buffer.alloc(bytes, `${state} ${index}`)),
+    );
+    const layer = heldLayer === undefined ? undefined : registry.hold(image.digests[heldLayer] ?? "");
+    const upload = Promise.withResolvers<void>();
+    context.after(() => upload.resolve());
+    if (state === "REGISTERING") world.assets.beforeUpload = () => upload.promise;
+    await world.start(heldWorker);
+    const request = { tenantId, idempotencyKey: "k", ...fromRegistry(image.reference) };
+    const { buildId } = await world.ask((client, options) => client.buildImage(request, options));
+    await world.follow(buildId, [BuildState[state]]);
+    if (heldWorker !== undefined) await stoodStill(world.dataDir);
+    await layer?.asked;
+    const startedAtMs = performance.now();
+    const cancelled = await world.ask((client, options) => client.cancelBuild({ tenantId, buildId }, options));
+    context.diagnostic(`cancelled in ${(performance.now() - startedAtMs).toFixed()} ms`);
+    assert.equal(cancelled.state, BuildState.CANCELLED);
+    await nothingLeft(world.dataDir);
+    assert.equal(world.assets.rootfs.length, 0);
+    layer?.release();
+  });
+}
+
 test("a build with a login cannot go on after a restart, and says why", { skip: needsRootfs }, async (context) => {
   const world = await startWorld(context);
-  const registry = await startRegistry(context, Buffer.alloc(1 << 20));
-  const { asked } = registry.hold();
+  const registry = await startLayeredRegistry(context);
+  const { reference, digests } = await registry.add("app", [Buffer.alloc(1 << 20)]);
+  const { asked } = registry.hold(digests[0] ?? "");
   await world.start();
   const credentials = { username: "user", password: "hunter2-in-memory" };
   const { buildId } = await world.ask((client, options) =>
-    client.buildImage({ tenantId, idempotencyKey: "k", credentials, ...fromRegistry(registry.reference) }, options),
+    client.buildImage({ tenantId, idempotencyKey: "k", credentials, ...fromRegistry(reference) }, options),
   );
   await asked;
   await world.kill();
@@ -219,16 +295,17 @@ test("a build with a login cannot go on after a restart, and says why", { skip: 
 
 test("a build that three processes died with is not tried a fourth time", { skip: needsRootfs }, async (context) => {
   const world = await startWorld(context);
-  const registry = await startRegistry(context, Buffer.alloc(1 << 20));
-  let waiting = registry.hold();
+  const registry = await startLayeredRegistry(context);
+  const { reference, digests } = await registry.add("app", [Buffer.alloc(1 << 20)]);
+  let waiting = registry.hold(digests[0] ?? "");
   await world.start();
   const { buildId } = await world.ask((client, options) =>
-    client.buildImage({ tenantId, idempotencyKey: "k", ...fromRegistry(registry.reference) }, options),
+    client.buildImage({ tenantId, idempotencyKey: "k", ...fromRegistry(reference) }, options),
   );
   for (let death = 0; death < 3; death++) {
     await waiting.asked;
     await world.kill();
-    waiting = registry.hold();
+    waiting = registry.hold(digests[0] ?? "");
     await world.start();
   }
   const result = await world.follow(buildId, [BuildState.FAILED]);

@@ -1,0 +1,25 @@
+import { readdirSync, writeFileSync } from "node:fs";
+import { Socket } from "node:net";
+
+/*
+ * The real worker, that stands still for ever where its first argument says: as it tells of its first progress, or as it is done,
+ * with unpacking or with assembling. A file says that it does.
+ */
+
+const job = readdirSync("in").length === 0 ? "unpack" : "assemble";
+
+function standStillAt(bytes: unknown): void {
+  if (!(bytes instanceof Uint8Array)) return;
+  const { kind } = JSON.parse(Buffer.from(bytes).subarray(4).toString()) as { kind: string };
+  if (`${job}:${kind}` !== process.argv[2]) return;
+  writeFileSync("out/held", "");
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+}
+
+const write = Socket.prototype.write;
+Socket.prototype.write = function (this: Socket, ...args: unknown[]): boolean {
+  standStillAt(args[0]);
+  return (write as (...all: unknown[]) => boolean).apply(this, args);
+} as typeof write;
+
+await import("../../src/worker/main.ts");
