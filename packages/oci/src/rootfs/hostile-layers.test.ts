@@ -599,6 +599,21 @@ const sparseFiles: Record<string, Case> = {
     ],
     ...invalid(/an offset without a length/),
   },
+  "fewer ranges than announced": {
+    layers: [
+      [
+        paxEntry(
+          [
+            ["GNU.sparse.size", "1"],
+            ["GNU.sparse.numblocks", "2"],
+            ["GNU.sparse.map", "0,1"],
+          ],
+          file("s"),
+        ),
+      ],
+    ],
+    ...invalid(/does not have the 2 ranges it announces/),
+  },
   "no real size": {
     layers: [[paxEntry([["GNU.sparse.map", "0,1"]], file("s"))]],
     ...invalid(/does not name the file's size/),

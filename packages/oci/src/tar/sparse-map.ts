@@ -105,6 +105,9 @@ export function paxSparse(
   const joined = textOf(pax, "GNU.sparse.map");
   const numbers = joined === undefined ? pax.sparsePairs : joined.split(",", 2 * maxRanges + 1);
   for (const text of numbers) map.add(decimal(text));
+  const count = integerOf(pax, "GNU.sparse.numblocks", maxRanges);
+  if (count !== undefined && 2 * count !== numbers.length)
+    throw malformed(`does not have the ${count} ranges it announces`);
   return { map, sizeBytes };
 }
 

@@ -94,12 +94,17 @@ export async function seenIn(imagePath: string, kind: "erofs" | "ext4" = "erofs"
     maxBuffer: 1 << 28,
     env: { ...process.env, LC_ALL: "C" },
   });
-  const reader = new TarReader(inPieces(stdout));
+  return entriesIn(stdout, ".");
+}
+
+/** Every path below `root` in an archive, in its order. */
+export async function entriesIn(archive: Buffer, root: string): Promise<Map<string, Seen>> {
+  const reader = new TarReader(inPieces(archive));
   const found = new Map<string, Seen>();
   for (let entry = await reader.next(); entry !== undefined; entry = await reader.next()) {
     const parts: Buffer[] = [];
     for await (const chunk of reader.content()) parts.push(chunk);
-    found.set(entry.name.replace(/^\.\/?/, "").replace(/\/$/, ""), { entry, content: Buffer.concat(parts) });
+    found.set(entry.name.slice(root.length + 1).replace(/\/$/, ""), { entry, content: Buffer.concat(parts) });
   }
   return found;
 }

@@ -1,0 +1,228 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import * as fc from "fast-check";
+import { digestOf } from "../digest.ts";
+import { ociConfigType, ociLayerType, ociManifestType } from "../documents.ts";
+import { checkErofs, entriesIn, needsMount, type Seen, seenIn, withImage } from "../testing/built-image.ts";
+import { paxEntry, type TarFixture, tarOf } from "../testing/tar-fixture.ts";
+
+/** An entry, or the path of a file with a hole before its content and one behind it. */
+type TestEntry = TarFixture | { readonly sparse: string };
+
+function archiveOf(entries: readonly TestEntry[]): Buffer {
+  const records = [
+    ["GNU.sparse.size", "9000"],
+    ["GNU.sparse.numblocks", "1"],
+    ["GNU.sparse.map", "4096,3"],
+  ] as const;
+  return tarOf(
+    entries.map((entry) => ("sparse" in entry ? paxEntry(records, { name: entry.sparse, content: "abc" }) : entry)),
+  );
+}
+
+const needs = existsSync("/usr/bin/umoci") ? needsMount() : "umoci is not installed";
+
+// Few names, so that layers meet: replace, remove and link each other's entries. Most directories keep to names of their
+// own, or nearly every stack would be refused for a name below a file.
+const leaf = fc.oneof(
+  { arbitrary: fc.constantFrom("c", "e", "f"), weight: 12 },
+  { arbitrary: fc.constantFrom("a", "d"), weight: 1 },
+);
+const path = fc
+  .tuple(fc.array(fc.constantFrom("a", "b", "d"), { maxLength: 2 }), leaf)
+  .map(([parents, last]) => [...parents, last].join("/"));
+const directoryPath = fc
+  .array(fc.constantFrom("a", "b", "d"), { minLength: 1, maxLength: 2 })
+  .map((parts) => parts.join("/"));
+const owner = fc.constantFrom(0, 7, 1000, 70_000);
+const time = fc.constantFrom(1_600_000_000_000_000_000n, 1_234_567_890_123_456_789n);
+const xattrs = fc
+  .subarray([
+    ["user.a", Buffer.from([0, 255, 61, 10])],
+    ["user.b", Buffer.from("b")],
+    ["security.capability", Buffer.from("0100000200000000000000000000000000000000", "hex")],
+  ] as const)
+  .map((pairs) => new Map<string, Buffer>(pairs));
+const any = {
+  file: fc.record({
+    name: path,
+    content: fc.string({ maxLength: 9 }),
+    mode: fc.constantFrom(0o600, 0o644, 0o4755),
+    uid: owner,
+    mtimeNs: time,
+    xattrs,
+  }),
+  directory: fc.record({
+    type: fc.constant("directory" as const),
+    name: directoryPath,
+    mode: fc.constantFrom(0o700, 0o1777),
+    gid: owner,
+    mtimeNs: time,
+  }),
+  symlink: fc.record({
+    type: fc.constant("symlink" as const),
+    name: path,
+    linkName: fc.constantFrom("a", "../b", "/c", "/d/a", "nowhere"),
+  }),
+  hardlink: fc.record({ type: fc.constant("hardlink" as const), name: path, linkName: path }),
+  whiteout: fc.oneof(path, directoryPath).map((at) => ({ name: at.replace(/[^/]+$/, (last) => `.wh.${last}`) })),
+  opaque: directoryPath.map((at) => ({ name: `${at}/.wh..wh..opq` })),
+  sparse: fc.record({ sparse: path }),
+  device: fc.record({
+    type: fc.constant("char" as const),
+    name: path,
+    deviceMajor: fc.constant(1),
+    deviceMinor: fc.constant(3),
+  }),
+};
+const anyEntry: fc.Arbitrary<TestEntry> = fc.oneof(
+  { arbitrary: any.file, weight: 6 },
+  { arbitrary: any.directory, weight: 4 },
+  { arbitrary: any.symlink, weight: 2 },
+  { arbitrary: any.hardlink, weight: 2 },
+  { arbitrary: any.whiteout, weight: 2 },
+  { arbitrary: any.opaque, weight: 1 },
+  { arbitrary: any.device, weight: 1 },
+  { arbitrary: any.sparse, weight: 1 },
+);
+/** There from the start, so that links and whiteouts often find something. */
+const base: readonly TarFixture[] = [
+  { name: "a/a", content: "aa" },
+  { name: "b/b", content: "bb" },
+  { name: "c", content: "c" },
+  { name: "d", type: "directory" },
+  { name: "d/c", type: "hardlink", linkName: "c" },
+];
+const anyLayers = fc
+  .array(fc.array(anyEntry, { minLength: 1, maxLength: 8 }), { minLength: 1, maxLength: 4 })
+  .map((layers) => [base, ...layers]);
+
+/** What a path is, but for modes of links and times of directories: umoci lets unpacking change those. */
+function describe({ entry, content }: Seen): string {
+  const { type, mode, uid, gid, linkName, deviceMajor, deviceMinor, mtimeNs, xattrs } = entry;
+  const attributes = [...xattrs].map(([name, value]) => `${name}=${value.toString("hex")}`).sort();
+  const what = type === "file" ? createHash("sha256").update(content).digest("hex") : linkName;
+  return [
+    type,
+    type === "symlink" ? "" : mode.toString(8),
+    uid,
+    gid,
+    deviceMajor,
+    deviceMinor,
+    type === "directory" ? "" : mtimeNs,
+    ...attributes,
+    what,
+  ].join(" ");
+}
+
+/** Every path with what it is; all names of a hard-linked file are told alike, whichever of them came first. */
+function listing(entries: ReadonlyMap<string, Seen>): Record<string, string> {
+  const found = new Map<string, string>();
+  const names = new Map<string, string[]>();
+  for (const [at, seen] of entries) {
+    if (at === "") continue;
+    const first = seen.entry.type === "hardlink" ? seen.entry.linkName.replace(/^(\.|rootfs)\//, "") : at;
+    found.set(at, found.get(first) ?? describe(seen));
+    names.set(first, [...(names.get(first) ?? []), at].sort());
+  }
+  const told: Record<string, string> = {};
+  for (const group of names.values()) {
+    for (const at of group) {
+      const what = found.get(at) ?? "";
+      // GNU tar archives each name of a device by itself.
+      told[at] = what.startsWith("char") ? what : `${what} [${group.join(" ")}]`;
+    }
+  }
+  return told;
+}
+
+async function ours(layers: readonly (readonly TestEntry[])[]): Promise<Record<string, string>> {
+  return withImage(
+    layers.map((layer) => ({ archive: archiveOf(layer) })),
+    {},
+    async ({ imagePath }) => {
+      checkErofs(imagePath);
+      return listing(await seenIn(imagePath));
+    },
+  );
+}
+
+async function theirs(directory: string, layers: readonly (readonly TestEntry[])[]): Promise<Record<string, string>> {
+  const layout = join(directory, "layout");
+  await mkdir(join(layout, "blobs/sha256"), { recursive: true });
+  const store = async (mediaType: string, bytes: Buffer) => {
+    const digest = digestOf(bytes);
+    await writeFile(join(layout, "blobs/sha256", digest.slice(7)), bytes);
+    return { mediaType, digest, size: bytes.length };
+  };
+  const stored = await Promise.all(layers.map((layer) => store(ociLayerType, archiveOf(layer))));
+  const config = {
+    os: "linux",
+    architecture: "amd64",
+    config: {},
+    rootfs: { type: "layers", diff_ids: stored.map(({ digest }) => digest) },
+  };
+  const manifest = {
+    schemaVersion: 2,
+    mediaType: ociManifestType,
+    config: await store(ociConfigType, Buffer.from(JSON.stringify(config))),
+    layers: stored,
+  };
+  const descriptor = await store(ociManifestType, Buffer.from(JSON.stringify(manifest)));
+  await writeFile(join(layout, "oci-layout"), '{"imageLayoutVersion":"1.0.0"}');
+  const named = { ...descriptor, annotations: { "org.opencontainers.image.ref.name": "x" } };
+  await writeFile(join(layout, "index.json"), JSON.stringify({ schemaVersion: 2, manifests: [named] }));
+  const bundle = join(directory, "bundle");
+  execFileSync("umoci", ["unpack", "--image", `${layout}:x`, bundle], { stdio: "pipe" });
+  const archive = execFileSync(
+    "tar",
+    [
+      "-C",
+      bundle,
+      "--format=pax",
+      "--sort=name",
+      "--numeric-owner",
+      "--xattrs",
+      "--xattrs-include=*",
+      "-cf",
+      "-",
+      "rootfs",
+    ],
+    {
+      maxBuffer: 1 << 24,
+    },
+  );
+  return listing(await entriesIn(archive, "rootfs"));
+}
+
+// The same stacks each time; UNKEY_TEST_RUNS=1000 looks for new ones. A failure prints its seed.
+test("random layers give, in a mounted image, the tree that umoci unpacks", { skip: needs }, async (context) => {
+  let compared = 0;
+  await fc.assert(
+    fc.asyncProperty(anyLayers, async (layers) => {
+      const directory = await mkdtemp(join(tmpdir(), "umoci-"));
+      try {
+        const tree = await ours(layers).catch((error: Error) => error);
+        const reference = await theirs(directory, layers).catch((error: Error) => error);
+        if (tree instanceof Error !== reference instanceof Error) assert.deepEqual(tree, reference);
+        if (tree instanceof Error) return;
+        compared++;
+        assert.deepEqual(tree, reference);
+      } finally {
+        await rm(directory, { recursive: true, force: true });
+      }
+    }),
+    {
+      numRuns: Number(process.env["UNKEY_TEST_RUNS"] ?? 30),
+      ...(process.env["UNKEY_TEST_RUNS"] === undefined ? { seed: 1 } : {}),
+    },
+  );
+  context.diagnostic(`${compared} trees compared; the others were refused by both`);
+  assert.ok(compared > 0);
+});
