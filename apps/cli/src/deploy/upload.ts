@@ -2,7 +2,7 @@ import { basename } from "node:path";
 import { type Clock, formatBytes } from "@unkey/base";
 import type { Gateway } from "../connection/gateway.ts";
 import type { Step } from "../render/step-list.ts";
-import type { ImageSource } from "./image-source.ts";
+import type { LocalImage } from "./image-source.ts";
 import { archiveBody, layoutBody } from "./layout-archive.ts";
 
 export interface Upload {
@@ -16,7 +16,7 @@ const maxNameLength = 255;
 /** Sends a local image under its file's name; an upload that breaks off is begun again, because half an archive is none. */
 export async function uploadImage(
   gateway: Gateway,
-  source: Exclude<ImageSource, { kind: "reference" }>,
+  source: LocalImage,
   clock: Clock,
   onProgress: (step: Step) => void,
 ): Promise<Upload> {
@@ -35,7 +35,7 @@ export async function uploadImage(
     const upload = await gateway.call(({ signal }) => {
       let sentBytes = 0;
       async function* chunks() {
-        yield { name: basename(source.path).slice(0, maxNameLength) };
+        yield { name: nameOf(source).slice(0, maxNameLength) };
         for await (const chunk of body.pieces()) {
           sentBytes += chunk.length;
           onProgress(step("running", `${formatBytes(sentBytes)} of ${total}`));
@@ -51,4 +51,9 @@ export async function uploadImage(
     onProgress(step("failed", total));
     throw error;
   }
+}
+
+function nameOf(source: LocalImage): string {
+  const given = source.kind === "archive" ? source.name : undefined;
+  return given ?? basename(source.path);
 }

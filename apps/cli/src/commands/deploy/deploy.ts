@@ -6,9 +6,10 @@ import type { ApiFlags } from "../../command.ts";
 import type { Gateway } from "../../connection/gateway.ts";
 import { openGateway } from "../../connection/open.ts";
 import type { CliContext } from "../../context.ts";
+import { appNameOfDirectory } from "../../deploy/app-name.ts";
 import { mergeEnv, parseEnvFlag, readEnvFile } from "../../deploy/env-vars.ts";
 import { detachedHint, followDeployment } from "../../deploy/follow.ts";
-import { type ImageSource, imageSource } from "../../deploy/image-source.ts";
+import { type ImageSource, imageSource, type LocalImage } from "../../deploy/image-source.ts";
 import { type ResourceFlags, resourcesOf } from "../../deploy/resources.ts";
 import { uploadImage } from "../../deploy/upload.ts";
 import { CliFailure, exitCodes, usageFailure } from "../../failure.ts";
@@ -17,8 +18,10 @@ import { printJson } from "../../render/messages.ts";
 import { duration } from "../../render/quantities.ts";
 import { type Step, StepList } from "../../render/step-list.ts";
 import { styled } from "../../render/terminal.ts";
+import { type BuildFlags, buildLocally, imageBuildOf, refuseBuildFlags } from "./local-build.ts";
 
 type DeployFlags = ApiFlags &
+  BuildFlags &
   ResourceFlags & {
     readonly app?: string;
     readonly env?: readonly string[];
@@ -33,24 +36,28 @@ type DeployFlags = ApiFlags &
     readonly detach: boolean;
   };
 
-/** Uploads what is local, asks for the deployment once, and shows it to its end. */
+/** Builds and uploads what is local, asks for the deployment once, and shows it to its end. */
 export async function deploy(context: CliContext, flags: DeployFlags, image: string): Promise<void> {
   const startedAtMs = context.clock.nowMs();
-  const source = imageSource(image, context.cwd);
-  if (source.kind !== "reference" && flags.app === undefined) {
-    throw usageFailure("a local image has no name to call the app by", "Name the app with --app.");
-  }
+  const source = imageSource(image, context.cwd, flags.file);
+  const build = source.kind === "dockerfile" ? imageBuildOf(context, flags, source) : undefined;
+  if (build === undefined) refuseBuildFlags(flags);
   const request = await requestOf(context, flags, source);
   using gateway = openGateway(context, flags);
   using steps = new StepList(flags.json ? silent : context.out, () => context.clock.nowMs(), {
     nameWidth: "upload".length,
   });
   const before: Step[] = [];
-  if (source.kind !== "reference") {
-    const upload = await uploadImage(gateway, source, context.clock, (step) => steps.update([step]));
+  const send = async (local: LocalImage): Promise<void> => {
+    const upload = await uploadImage(gateway, local, context.clock, (step) => steps.update([...before, step]));
     before.push(upload.step);
     request.image = { source: { case: "uploadId", value: upload.uploadId } };
-  }
+  };
+  if (build !== undefined) {
+    await using built = await buildLocally(context, gateway, build, flags, steps);
+    before.push(built.step);
+    await send(built);
+  } else if (source.kind === "archive" || source.kind === "layout") await send(source);
   const deployment = await createOnce(gateway, create(CreateDeploymentRequestSchema, request)).catch(
     async (error: unknown) => {
       await discardRefused(gateway, request.image, error);
@@ -88,11 +95,11 @@ async function discardRefused(gateway: Gateway, image: DeployedImage, error: unk
 }
 
 async function requestOf(context: CliContext, flags: DeployFlags, source: ImageSource) {
-  const { app = "", port = 0, healthPath, healthDeadline = 0, insecureRegistry } = flags;
+  const { port = 0, healthPath, healthDeadline = 0, insecureRegistry } = flags;
   const files = (flags.envFile ?? []).map((path) => readEnvFile(resolve(context.cwd, path)));
   const resources = resourcesOf(flags);
   return {
-    app,
+    app: appOf(flags, source),
     image: imageOf(source),
     env: mergeEnv(
       ...files,
@@ -114,6 +121,14 @@ async function requestOf(context: CliContext, flags: DeployFlags, source: ImageS
 
 interface DeployedImage {
   source: { case: "reference" | "uploadId"; value: string };
+}
+
+/** Empty where the platform names the app after the image. */
+function appOf({ app }: DeployFlags, source: ImageSource): string {
+  if (app !== undefined || source.kind === "reference") return app ?? "";
+  const name = source.kind === "dockerfile" ? appNameOfDirectory(source.path) : undefined;
+  if (name !== undefined) return name;
+  throw usageFailure("a local image has no name to call the app by", "Name the app with --app.");
 }
 
 function imageOf(source: ImageSource): DeployedImage {
