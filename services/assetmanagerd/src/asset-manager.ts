@@ -3,7 +3,8 @@ import type { Logger, Metrics } from "@unkey/daemon";
 import { Assets } from "./assets.ts";
 import { Collector } from "./collector.ts";
 import { type Owner, platform, type Quota } from "./domain/asset.ts";
-import type { BlobStore, Catalog, IncomingFiles, Stager } from "./ports.ts";
+import type { BlobStore, Builds, Catalog, IncomingFiles, Stager } from "./ports.ts";
+import { Scrubber } from "./scrubber.ts";
 import { Staging } from "./staging.ts";
 import { StoredBlobs } from "./stored-blobs.ts";
 import { Uploads } from "./uploads.ts";
@@ -16,6 +17,7 @@ export interface AssetManagerParts {
   readonly clock: Clock;
   readonly log: Logger;
   readonly metrics: Metrics;
+  readonly builds: Builds | undefined;
 }
 
 export interface AssetManagerLimits {
@@ -24,6 +26,8 @@ export interface AssetManagerLimits {
   readonly tenantQuotaAssets: number;
   readonly uploadLifetimeMs: number;
   readonly gcGraceMs: number;
+  readonly scrubBytesPerSecond: number;
+  readonly scrubRoundMs: number;
 }
 
 /** The verbs of assetmanagerd over whatever provides its parts. */
@@ -32,6 +36,11 @@ export interface AssetManager {
   readonly uploads: Uploads;
   readonly staging: Staging;
   readonly collector: Collector;
+  readonly scrubber: Scrubber;
+  /** Undefined without a builderd to start builds at. */
+  readonly builds: Builds | undefined;
+  /** Throws while stored bytes are known to be wrong. */
+  mustBeWhole(): Promise<void>;
   /** Brings catalog and store together after a crash or a damaged disk; before anything else is asked. */
   recover(signal: AbortSignal): Promise<void>;
 }
@@ -65,6 +74,18 @@ export function createAssetManager(parts: AssetManagerParts, limits: AssetManage
       uploads,
       gcGraceMs: limits.gcGraceMs,
     }),
+    scrubber: new Scrubber({
+      ...common,
+      catalog: catalog.blobs,
+      stored,
+      bytesPerSecond: limits.scrubBytesPerSecond,
+      roundMs: limits.scrubRoundMs,
+    }),
+    builds: parts.builds,
+    mustBeWhole: async () => {
+      const damaged = await catalog.blobs.damaged();
+      if (damaged > 0) throw new Error(`the stored bytes of ${damaged} asset(s) are wrong`);
+    },
     recover: async (signal) => {
       await uploads.recover();
       await stored.heal(signal);

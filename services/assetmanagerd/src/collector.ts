@@ -25,8 +25,11 @@ export interface Collection {
   readonly freedBytes: number;
 }
 
-/** Rows that one transaction touches: it must not hold the database for long. */
-const sliceSize = 200;
+/** Files and rows that the census compares at a time. */
+const censusSize = 250;
+/** Rows that a transaction changes: as many as take about so long, since it holds the database meanwhile. */
+const sliceTargetMs = 6;
+const sliceSizes = { first: 200, least: 20, most: 1000 };
 /** What a pass may mark and sweep in all, so that its answer fits a message; what is left over waits for the next. */
 const maxPerPass = 100_000;
 const maxLogged = 10;
@@ -43,6 +46,7 @@ export class Collector {
   readonly #passes = new KeyedLock();
   /** Blobs without an asset that the previous pass saw; only those may go, so that each gets one pass of delay. */
   #orphans: ReadonlySet<Digest> = new Set();
+  #sliceSize = sliceSizes.first;
   readonly #freed: Counter;
   readonly #disagreements: Gauge;
 
@@ -79,7 +83,7 @@ export class Collector {
       () => maxPerPass - swept.length - marked.length,
       signal,
     )) {
-      await collection.mark(slice, rules);
+      await this.#paced(() => collection.mark(slice, rules));
       marked.push(...slice.map(({ id }) => id));
     }
     const census = await this.#takeCensus(signal);
@@ -135,12 +139,21 @@ export class Collector {
     let after: Candidate | undefined;
     while (budget() > 0) {
       signal.throwIfAborted();
-      const slice = await collection[kind](rules, after, Math.min(sliceSize, budget()));
+      const slice = await collection[kind](rules, after, Math.min(this.#sliceSize, budget()));
       if (slice.length === 0) return;
       yield slice;
       after = slice.at(-1);
       await yieldToOthers();
     }
+  }
+
+  /** Runs a transaction and fits the next slice to the time that it took, on this disk and under this load. */
+  async #paced<T>(transaction: () => Promise<T>): Promise<T> {
+    const startMs = performance.now();
+    const result = await transaction();
+    const factor = Math.min(1.5, sliceTargetMs / Math.max(0.1, performance.now() - startMs));
+    this.#sliceSize = Math.max(sliceSizes.least, Math.min(sliceSizes.most, Math.round(this.#sliceSize * factor)));
+    return result;
   }
 
   /** Removes rows, then the blobs that nothing refers to any more; a crash in between leaves orphans. */
@@ -149,7 +162,7 @@ export class Collector {
     const touched = [...slice, ...(await collection.attachments(slice))];
     const digests = new Set(touched.flatMap(({ digest }) => (digest === undefined ? [] : [digest])));
     return stored.lock.runAll(digests, async () => {
-      const { ids, unreferenced } = await collection.sweep(slice, rules);
+      const { ids, unreferenced } = await this.#paced(() => collection.sweep(slice, rules));
       await store.delete(
         unreferenced.map(({ digest }) => digest),
         signal,
@@ -181,8 +194,8 @@ export class Collector {
       await yieldToOthers();
     };
     for await (const page of store.list(signal)) {
-      for (let at = 0; at < page.length; at += sliceSize) {
-        const files = page.slice(at, at + sliceSize);
+      for (let at = 0; at < page.length; at += censusSize) {
+        const files = page.slice(at, at + censusSize);
         await compare(files, files.at(-1) ?? from);
       }
     }

@@ -1,5 +1,5 @@
 import { gib, mib } from "@unkey/base";
-import type { Secret, Settings } from "@unkey/daemon";
+import type { Address, Secret, Settings } from "@unkey/daemon";
 import { type RpcSettings, readRpcSettings } from "@unkey/rpc";
 import type { S3Settings } from "./adapters/s3/s3-client.ts";
 
@@ -19,6 +19,11 @@ export interface Config {
   readonly uploadLifetimeMs: number;
   readonly gcIntervalMs: number;
   readonly gcGraceMs: number;
+  /** What the scrubber may read in a second; 0 turns it off. */
+  readonly scrubBytesPerSecond: number;
+  readonly scrubRoundMs: number;
+  /** Builds what a query does not find; undefined refuses such queries. */
+  readonly builder: Address | undefined;
   /** Where blobs are kept; undefined for this host's disk. */
   readonly remote: RemoteConfig | undefined;
 }
@@ -45,6 +50,9 @@ export function readConfig(settings: Settings): Config {
     uploadLifetimeMs: settings.durationMs("UPLOAD_LIFETIME", { min: 60_000, max: 30 * dayMs, default: dayMs }),
     gcIntervalMs: settings.durationMs("GC_INTERVAL", { min: 1000, max: 7 * dayMs, default: 600_000 }),
     gcGraceMs: settings.durationMs("GC_GRACE", { min: 0, max: 3650 * dayMs, default: 7 * dayMs }),
+    scrubBytesPerSecond: settings.bytes("SCRUB_RATE", { min: 0, max: 16 * gib, default: 16 * mib }),
+    scrubRoundMs: settings.durationMs("SCRUB_ROUND", { min: 60_000, max: 365 * dayMs, default: dayMs }),
+    builder: settings.address("BUILDERD_ADDRESS", { default: undefined }),
     remote: readRemote(settings),
   };
 }

@@ -17,6 +17,7 @@ import {
   toOwner,
   toQuery,
 } from "./messages.ts";
+import type { Builds } from "./ports.ts";
 import type { Staging } from "./staging.ts";
 import type { Uploads } from "./uploads.ts";
 
@@ -28,6 +29,7 @@ export interface AssetVerbs {
   readonly uploads: Uploads;
   readonly staging: Staging;
   readonly collector: Collector;
+  readonly builds: Builds | undefined;
 }
 
 /** The RPCs of unkey.asset.v1.AssetService. */
@@ -36,6 +38,7 @@ export function assetHandlers({
   uploads,
   staging,
   collector,
+  builds,
 }: AssetVerbs): ServiceImpl<typeof AssetServiceDesc> {
   return {
     async uploadAsset(requests, context) {
@@ -76,12 +79,16 @@ export function assetHandlers({
       const nextPageToken = found.length < query.limit ? "" : (found.at(-1)?.id ?? "");
       return { assets: found.map(toAsset), nextPageToken };
     },
-    async queryAssets({ query, buildImage }) {
+    async queryAssets({ query, buildImage }, context) {
       if (query === undefined) throw new ServiceError("INVALID_REQUEST", "query: is required");
-      if (buildImage !== "") {
-        throw new ServiceError("UNIMPLEMENTED", "build_image: builds are started by the gateway in this release");
+      const found = await assets.list(toQuery(query));
+      if (found.length > 0 || buildImage === "") return { assets: found.map(toAsset) };
+      if (builds === undefined) {
+        throw new ServiceError("BUILDS_NOT_CONFIGURED", "build_image: this assetmanagerd knows no builderd");
       }
-      return { assets: (await assets.list(toQuery(query))).map(toAsset) };
+      const tenantId = toOwner(query.tenantId);
+      if (tenantId === "") throw new ServiceError("INVALID_REQUEST", "build_image: needs a tenant to build for");
+      return { buildId: await builds.start(tenantId, buildImage, callerOf(context)) };
     },
     async *downloadAsset({ tenantId, assetId, offset }, context) {
       const { signal } = callerOf(context);

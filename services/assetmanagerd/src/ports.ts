@@ -1,4 +1,5 @@
-import type { AssetId, LeaseId } from "@unkey/base";
+import type { AssetId, BuildId, LeaseId, TenantId } from "@unkey/base";
+import type { Caller } from "@unkey/rpc";
 import type {
   Asset,
   AssetDeclaration,
@@ -119,6 +120,12 @@ export interface BlobRecord {
   readonly identity: string | undefined;
 }
 
+export interface ScrubPosition {
+  /** The last blob looked at; empty when no round is under way. */
+  readonly after: Digest | "";
+  readonly startedAtMs: number;
+}
+
 /** What is known about stored content. */
 export interface BlobCatalog {
   find(digest: Digest): Promise<BlobRecord | undefined>;
@@ -130,6 +137,9 @@ export interface BlobCatalog {
   noteWrong(digest: Digest): Promise<number>;
   /** Assets in state error. */
   damaged(): Promise<number>;
+  /** Where the scrubber is, and when it began this round. */
+  scrubPosition(): Promise<ScrubPosition>;
+  setScrubPosition(position: ScrubPosition): Promise<void>;
 }
 
 /** An asset that a pass looks at. */
@@ -237,6 +247,14 @@ export interface IncomingFiles {
   list(): Promise<AssetId[]>;
   /** Throws ASSET_STORE_FULL when `bytes` more would fill the disk. */
   mustHaveRoom(bytes: number): Promise<void>;
+}
+
+/** Starts builds. */
+export interface Builds {
+  /**
+   * Starts a build of `image` for the tenant, or answers one that is under way or ended lately. Throws what builderd throws.
+   */
+  start(tenantId: TenantId, image: string, caller: Caller): Promise<BuildId>;
 }
 
 export type StagingMethod = "hard_link" | "reflink" | "copy";

@@ -1,18 +1,22 @@
 import { access, constants, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { AssetService as AssetServiceDesc } from "@unkey/api/asset";
-import { systemClock } from "@unkey/base";
+import { formatBytes, systemClock } from "@unkey/base";
 import { type DaemonContext, everyMs } from "@unkey/daemon";
-import { listenRpc, openIdentity } from "@unkey/rpc";
+import { listenRpc, openIdentity, openRpcChannel } from "@unkey/rpc";
 import { DirectoryStager } from "./adapters/directory-stager.ts";
 import { DiskIncomingFiles } from "./adapters/incoming-files.ts";
 import { openBlobStore } from "./adapters/open-blob-store.ts";
+import { RpcBuilds } from "./adapters/rpc-builds.ts";
 import { openSqlCatalog } from "./adapters/sql-catalog.ts";
 import { createAssetManager } from "./asset-manager.ts";
 import type { Config } from "./config.ts";
 import { assetHandlers } from "./handlers.ts";
+import type { Builds } from "./ports.ts";
 
 const healthTimeoutMs = 5_000;
+/** How often the scrubber looks whether its next round is due. */
+const scrubCheckMs = 60_000;
 
 export async function startAssetManager(config: Config, context: DaemonContext): Promise<AsyncDisposable> {
   const { log, metrics, health } = context;
@@ -32,8 +36,13 @@ export async function startAssetManager(config: Config, context: DaemonContext):
   );
   const incoming = await DiskIncomingFiles.open(blobsDir);
   const stager = new DirectoryStager(config.stagingRoots);
+  let builds: Builds | undefined;
+  if (config.builder !== undefined) {
+    const channel = openRpcChannel({ peer: "builderd", address: config.builder, identity, metrics });
+    builds = new RpcBuilds(stack.use(channel), systemClock);
+  }
   const manager = createAssetManager(
-    { catalog, store: blobStore.store, incoming, stager, clock: systemClock, log, metrics },
+    { catalog, store: blobStore.store, incoming, stager, builds, clock: systemClock, log, metrics },
     config,
   );
   await manager.recover(context.stopping);
@@ -48,6 +57,15 @@ export async function startAssetManager(config: Config, context: DaemonContext):
       log,
     }),
   );
+  health.dependency("stored bytes", () => manager.mustBeWhole(), { required: false });
+  if (config.scrubBytesPerSecond > 0) {
+    const scrub = (signal: AbortSignal) => manager.scrubber.pass(signal);
+    stack.use(everyMs(scrubCheckMs, scrub, { name: "scrub", log, atStart: true }));
+  }
+  health.layer("scrubber", {
+    active: config.scrubBytesPerSecond > 0,
+    detail: config.scrubBytesPerSecond > 0 ? `${formatBytes(config.scrubBytesPerSecond)}/s` : "SCRUB_RATE is 0",
+  });
   const server = stack.use(
     await listenRpc({
       routes: (router) => router.service(AssetServiceDesc, assetHandlers(manager)),

@@ -188,13 +188,6 @@ test("a download comes from any offset and notices wrong bytes", async () => {
   await rejectsWith(prepare(assets, assetId), "ASSET_NOT_AVAILABLE");
 });
 
-test("a query with an image to build says that it does not build", async () => {
-  await using assets = await openFixture();
-  const gateway = assets.as("gatewayd");
-  assert.deepEqual((await gateway.queryAssets({ query: {} })).assets, []);
-  await rejectsWith(gateway.queryAssets({ query: {}, buildImage: "nginx" }), "UNIMPLEMENTED");
-});
-
 test("damage while we were away makes an asset unusable", async () => {
   await using assets = await openFixture();
   const builder = assets.as("builderd");

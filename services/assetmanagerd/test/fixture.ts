@@ -71,6 +71,7 @@ export async function openFixture(
     clock,
     log: createLogger({ level: "debug", write: (line) => lines.push(line) }),
     metrics,
+    builds: undefined,
     ...options,
   };
   const manager = createAssetManager(parts, {
@@ -79,6 +80,8 @@ export async function openFixture(
     tenantQuotaAssets: 0,
     uploadLifetimeMs,
     gcGraceMs: graceMs,
+    scrubBytesPerSecond: 1024 ** 3,
+    scrubRoundMs: 3_600_000,
     ...options,
   });
   await manager.recover(new AbortController().signal);

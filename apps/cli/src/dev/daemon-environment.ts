@@ -22,7 +22,10 @@ const services: readonly Service[] = [
     name: "assetmanagerd",
     dependsOn: ["certificates"],
     ports: { rpc: 8083, health: 9468 },
-    settings: (home) => ({ STAGING_ROOTS: join(home.dataDir("metald"), "vms") }),
+    settings: (home) => ({
+      STAGING_ROOTS: join(home.dataDir("metald"), "vms"),
+      BUILDERD_ADDRESS: peer(home, "builderd"), // asked only when a query wants a build: neither waits for the other
+    }),
   },
   {
     name: "billing-aggregator",

@@ -78,8 +78,8 @@ export async function findEqual(
   nowMs: number,
 ): Promise<Asset | undefined> {
   const row = await sql.one<AssetRow>(
-    `${selectAssets} WHERE a.tenant_id = ? AND a.digest = ? AND a.kind = ? AND a.name = ? AND a.labels = ?
-       AND a.attached_to = ? AND a.state IN ('available', 'error')`,
+    `${selectAssets} WHERE a.tenant_id = ? AND a.asset_id IN (SELECT d.asset_id FROM assets d WHERE d.digest = ?)
+       AND a.kind = ? AND a.name = ? AND a.labels = ? AND a.attached_to = ? AND a.state IN ('available', 'error')`,
     [nowMs, owner, digest, kind, name, canonicalLabels(labels), attachedTo ?? ""],
   );
   return row === undefined ? undefined : toAsset(row);

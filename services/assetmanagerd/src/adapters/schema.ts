@@ -97,9 +97,7 @@ export const migrations: readonly Migration[] = [
       UPDATE assets SET state = 'deleting', idle_since_ms = 0 WHERE state = 'error' AND EXISTS (
         SELECT 1 FROM assets o WHERE o.tenant_id = assets.tenant_id AND o.digest = assets.digest AND o.kind = assets.kind
           AND o.name = assets.name AND o.labels = assets.labels AND o.asset_id > assets.asset_id AND o.state IN ('available', 'error'));
-      CREATE UNIQUE INDEX assets_by_declaration ON assets (tenant_id, digest, kind, name, labels, attached_to)
-        WHERE state IN ('available', 'error');
-      CREATE INDEX assets_by_digest ON assets (digest, tenant_id, asset_id) WHERE digest IS NOT NULL;
+      CREATE INDEX assets_by_digest ON assets (digest) WHERE digest IS NOT NULL;
       CREATE INDEX assets_by_name ON assets (tenant_id, name, asset_id);
       CREATE INDEX assets_by_parent ON assets (attached_to, tenant_id, asset_id) WHERE attached_to <> '';
       CREATE INDEX assets_by_idleness ON assets (idle_since_ms, asset_id) WHERE marked_by IS NULL AND idle_since_ms IS NOT NULL;

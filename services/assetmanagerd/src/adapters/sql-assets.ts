@@ -51,8 +51,10 @@ export class SqlAssets implements AssetCatalog {
     if (query.kind !== undefined) only("a.kind = ?", query.kind);
     if (query.name !== undefined) only("a.name = ?", query.name);
     if (query.version !== undefined) only("a.version = ?", query.version);
-    if (query.digest !== undefined) only("a.digest = ?", query.digest);
-    if (query.attachedTo !== undefined) only("a.attached_to = ?", query.attachedTo);
+    // As a subquery, so that few rows are looked at and not the whole tenant in its order.
+    if (query.digest !== undefined)
+      only("a.asset_id IN (SELECT d.asset_id FROM assets d WHERE d.digest = ?)", query.digest);
+    if (query.attachedTo !== undefined) only("a.attached_to = ? AND a.attached_to <> ''", query.attachedTo);
     if (query.before !== undefined) only("a.asset_id < ?", query.before);
     for (const [name, value] of Object.entries(query.labels)) {
       only(
@@ -102,12 +104,11 @@ export class SqlAssets implements AssetCatalog {
           metadata: { leaseCount: String(asset.leaseCount) },
         });
       }
+      const give =
+        "UPDATE assets SET state = 'deleting', idle_since_ms = 0 WHERE tenant_id = ? AND state IN ('available', 'error')";
+      await tx.run(`${give} AND asset_id = ?`, [owner, id]);
       // Bytes of an attachment's upload that still arrive are dropped when the row goes.
-      await tx.run(
-        `UPDATE assets SET state = 'deleting', idle_since_ms = 0
-         WHERE tenant_id = ? AND state IN ('available', 'error') AND (asset_id = ? OR attached_to = ?)`,
-        [owner, id, id],
-      );
+      await tx.run(`${give} AND attached_to = ? AND attached_to <> ''`, [owner, id]);
       return { ...asset, state };
     });
   }

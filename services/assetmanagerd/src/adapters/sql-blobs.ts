@@ -1,6 +1,6 @@
 import type { Sql } from "@unkey/sql";
 import type { Digest } from "../domain/asset.ts";
-import type { BlobCatalog, BlobRecord } from "../ports.ts";
+import type { BlobCatalog, BlobRecord, ScrubPosition } from "../ports.ts";
 import { mend } from "./asset-rows.ts";
 
 interface BlobRow {
@@ -46,6 +46,15 @@ export class SqlBlobs implements BlobCatalog {
   async damaged(): Promise<number> {
     const row = await this.#sql.one<{ n: number }>("SELECT COUNT(*) AS n FROM assets WHERE state = 'error'");
     return row?.n ?? 0;
+  }
+
+  async scrubPosition(): Promise<ScrubPosition> {
+    const row = await this.#sql.one<{ after_digest: Digest | ""; round_started_at_ms: number }>("SELECT * FROM scrub");
+    return { after: row?.after_digest ?? "", startedAtMs: row?.round_started_at_ms ?? 0 };
+  }
+
+  async setScrubPosition({ after, startedAtMs }: ScrubPosition): Promise<void> {
+    await this.#sql.run("UPDATE scrub SET after_digest = ?, round_started_at_ms = ?", [after, startedAtMs]);
   }
 }
 

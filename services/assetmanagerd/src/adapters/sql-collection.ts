@@ -21,6 +21,8 @@ interface RemovedRow {
 }
 
 const removed = "RETURNING tenant_id, asset_id, state, digest, size_bytes";
+/** The second condition says what the index says, so that it is used. */
+const deleteAttachments = `DELETE FROM assets WHERE attached_to = ? AND attached_to <> '' ${removed}`;
 
 export class SqlCollection implements CollectionCatalog {
   readonly #sql: Sql;
@@ -79,9 +81,7 @@ export class SqlCollection implements CollectionCatalog {
         );
         if (row === undefined) continue;
         gone.push(row);
-        for (const attached of await tx.query<RemovedRow>(`DELETE FROM assets WHERE attached_to = ? ${removed}`, [
-          id,
-        ])) {
+        for (const attached of await tx.query<RemovedRow>(deleteAttachments, [id])) {
           gone.push(attached);
           if (attached.state !== "uploading") continue;
           await tx.run("DELETE FROM uploads WHERE tenant_id = ? AND asset_id = ?", [owner, attached.asset_id]);

@@ -159,14 +159,16 @@ export class SqlUploads implements UploadCatalog {
   }
 
   async isUploading(id: AssetId): Promise<boolean> {
-    const sql =
-      "SELECT 1 AS found FROM uploads u JOIN assets a ON a.tenant_id = u.tenant_id AND a.asset_id = u.asset_id WHERE u.asset_id = ? AND a.state = 'uploading'";
+    const sql = "SELECT 1 AS found FROM assets WHERE asset_id = ? AND state = 'uploading'";
     return (await this.#sql.one(sql, [id])) !== undefined;
   }
 }
 
 function uploadOfKey(tx: SqlStatements, owner: Owner, key: string): Promise<UploadRow | undefined> {
-  return tx.one<UploadRow>("SELECT * FROM uploads WHERE tenant_id = ? AND upload_key = ?", [owner, key]);
+  return tx.one<UploadRow>("SELECT * FROM uploads WHERE tenant_id = ? AND upload_key = ? AND upload_key <> ''", [
+    owner,
+    key,
+  ]);
 }
 
 function isSame(asset: Asset, wish: UploadWish): boolean {
