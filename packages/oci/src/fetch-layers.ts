@@ -2,8 +2,16 @@ import { join } from "node:path";
 import { type Digest, digestAlgorithm, digestHex } from "./digest.ts";
 import type { Descriptor } from "./documents.ts";
 import type { FetchOptions, ImageSource, ResolvedImage } from "./image-source.ts";
-import type { LayerBlob } from "./layer/layer-stream.ts";
 import { writeFileOf } from "./verified-file.ts";
+
+/** A layer on local disk, its digest already checked. */
+export interface LayerBlob {
+  readonly digest: Digest;
+  readonly path: string;
+  readonly sizeBytes: number;
+  /** Digest of the uncompressed tar stream, from the image's config. */
+  readonly diffId: Digest;
+}
 
 const defaultParallel = 3;
 

@@ -12,7 +12,6 @@ export {
   resolveManifest,
 } from "./image-source.ts";
 export { type NumericUser, resolveUser } from "./image-user.ts";
-export type { LayerBlob } from "./layer/layer-stream.ts";
 export { defaultImageLimits, type ImageLimits } from "./layer/limits.ts";
 export { type UnpackLayerOptions, unpackLayer } from "./layer/unpack-layer.ts";
 export { type AssembleOptions, assembleImage, type ImageFile, type ImageRunConfig } from "./layout/assemble-image.ts";
@@ -39,4 +38,3 @@ export {
 } from "./rootfs/assemble-rootfs.ts";
 export type { TreePolicy } from "./rootfs/tree-policy.ts";
 export { collectVerified, verified } from "./verified-file.ts";
-export { rootfsObstacles, type WriteRootfsOptions, writeRootfs } from "./write-rootfs.ts";

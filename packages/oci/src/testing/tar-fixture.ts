@@ -1,8 +1,4 @@
-import { createHash } from "node:crypto";
-import { writeFile } from "node:fs/promises";
 import { fromUtf8 } from "../byte-string.ts";
-import { type Digest, digestOf } from "../digest.ts";
-import type { LayerBlob } from "../layer/layer-stream.ts";
 import { encodePax } from "../tar/pax-records.ts";
 import { type TarHeader, tarEnd, tarHeader, tarPadding } from "../tar/tar-writer.ts";
 
@@ -57,11 +53,4 @@ function setChecksum(header: Buffer): void {
 /** A tar archive of `entries`, exactly as they are: hostile ones included. */
 export function tarOf(entries: readonly (TarFixture | Buffer)[]): Buffer {
   return Buffer.concat([...entries.map((entry) => (Buffer.isBuffer(entry) ? entry : tarEntry(entry))), tarEnd()]);
-}
-
-/** Writes `stored` (the archive, or a compressed form of it) to `path` as a layer whose diff id is that of `archive`. */
-export async function layerOf(path: string, archive: Buffer, stored: Buffer = archive): Promise<LayerBlob> {
-  await writeFile(path, stored);
-  const diffId = `sha256:${createHash("sha256").update(archive).digest("hex")}` as Digest;
-  return { path, digest: digestOf(stored), sizeBytes: stored.length, diffId };
 }

@@ -1,0 +1,339 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { gzipSync, zstdCompressSync } from "node:zlib";
+import { isServiceError } from "@unkey/base";
+import { fromUtf8 } from "../byte-string.ts";
+import { digestOf } from "../digest.ts";
+import { defaultImageLimits } from "../layer/limits.ts";
+import { unpackLayer } from "../layer/unpack-layer.ts";
+import { checkErofs, needsErofsUtils, needsMount, seenIn, withImage } from "../testing/built-image.ts";
+import { paxEntry, type TarFixture, tarOf } from "../testing/tar-fixture.ts";
+import { assembleRootfs } from "./assemble-rootfs.ts";
+
+const capability = Buffer.alloc(20);
+capability.writeUInt32LE(0x02000001, 0);
+capability.writeUInt32LE(0xff80, 4);
+
+const lower: TarFixture[] = [
+  { name: "./", type: "directory", mode: 0o751, uid: 3, gid: 4, mtimeNs: 1_600_000_000_000_000_001n },
+  { name: "etc/", type: "directory" },
+  { name: "etc/passwd", content: "root:x:0:0::/root:/bin/sh\napp:x:100000:70000::/srv:/bin/sh\n" },
+  { name: "etc/group", content: "app:x:70000:\nextra:x:70001:app\n" },
+  { name: "old", content: "to be hidden" },
+  {
+    name: "d/",
+    type: "directory",
+    mode: 0o1777,
+    uid: 5,
+    gid: 6,
+    mtimeNs: 1_500_000_000_123_456_789n,
+    xattrs: new Map([["user.dir", Buffer.from("v")]]),
+  },
+  { name: "d/keep", content: "kept" },
+  { name: "d/gone", content: "gone" },
+];
+const upper: TarFixture[] = [
+  { name: ".wh.old" },
+  { name: "d/.wh.gone" },
+  {
+    name: "bin/tool",
+    content: Buffer.alloc(70_000, "tool"),
+    mode: 0o4755,
+    uid: 100_000,
+    gid: 70_000,
+    xattrs: new Map([
+      ["security.capability", capability],
+      ["user.bin", Buffer.from([0, 255, 61, 10])],
+    ]),
+  },
+  { name: "bin/same", type: "hardlink", linkName: "bin/tool" },
+  { name: "unreadable", content: "secret", mode: 0 },
+  { name: "closed/", type: "directory", mode: 0 },
+  { name: "closed/in", content: "inside" },
+  { name: "abs", type: "symlink", linkName: "/etc/passwd", mtimeNs: 1_400_000_000_000_000_000n },
+  { name: "climb", type: "symlink", linkName: "../../../../../../etc/shadow" },
+  { name: "null", type: "char", deviceMajor: 1, deviceMinor: 3, mode: 0o666 },
+  { name: "disk", type: "block", deviceMajor: 259, deviceMinor: 300, mode: 0o600 },
+  { name: "pipe", type: "fifo", mode: 0o640 },
+  { name: "grüße\n*", content: "names are bytes" },
+  { name: `${"long".repeat(40)}/${"name".repeat(50)}`, content: "long" },
+  { name: "-rf", content: "not an option" },
+];
+
+const { signal } = new AbortController();
+
+async function scratch(context: TestContext): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), "oci-rootfs-"));
+  context.after(() => rm(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+async function* once(bytes: Buffer): AsyncGenerator<Buffer> {
+  yield bytes;
+}
+
+/** Unpacks an archive into a layer directory of `scratch`. */
+async function unpacked(parent: string, archive: Buffer) {
+  const directory = await mkdtemp(join(parent, "layer-"));
+  const layer = { digest: digestOf(archive), diffId: digestOf(archive), directory };
+  await unpackLayer(once(archive), { ...layer, sizeBytes: archive.length, limits: defaultImageLimits, signal });
+  return layer;
+}
+
+const rest = {
+  format: "erofs",
+  identity: "test",
+  limits: defaultImageLimits,
+  policy: { setuid: "keep" },
+  signal,
+} as const;
+
+test("an image holds exactly what its layers say, as the kernel reads it", { skip: needsMount() }, async () => {
+  const layers = [
+    { archive: tarOf(lower), stored: gzipSync(tarOf(lower)) },
+    { archive: tarOf(upper), stored: zstdCompressSync(tarOf(upper)) },
+  ];
+  await withImage(layers, {}, async ({ imagePath, passwd, group }) => {
+    checkErofs(imagePath);
+    const found: Record<string, string> = {};
+    for (const [path, { entry, content }] of await seenIn(imagePath)) {
+      const { type, mode, uid, gid, mtimeNs, deviceMajor, deviceMinor, linkName, xattrs, sizeBytes } = entry;
+      const attributes = [...xattrs].map(([name, value]) => `${name}=${value.toString("hex")}`).sort();
+      const what = [type, mode.toString(8), uid, gid, mtimeNs, `${deviceMajor}:${deviceMinor}`, linkName, sizeBytes];
+      found[path] = [
+        ...what,
+        ...attributes,
+        type === "file" ? createHash("sha256").update(content).digest("hex") : "",
+      ].join(" ");
+    }
+    const time = "1700000000000000000";
+    const sum = (content: string | Buffer): string => createHash("sha256").update(content).digest("hex");
+    const plain = (content: string, mode = "644"): string =>
+      `file ${mode} 0 0 ${time} 0:0  ${content.length} ${sum(content)}`;
+    const tool = Buffer.alloc(70_000, "tool");
+
+    const long = "long".repeat(40);
+    assert.deepEqual(found, {
+      "": "directory 751 3 4 1600000000000000001 0:0  0 ",
+      "-rf": plain("not an option"),
+      abs: "symlink 777 0 0 1400000000000000000 0:0 /etc/passwd 0 ",
+      bin: "directory 755 0 0 0 0:0  0 ",
+      "bin/same": `file 4755 100000 70000 ${time} 0:0  70000 security.capability=${capability.toString("hex")} user.bin=00ff3d0a ${sum(tool)}`,
+      "bin/tool": `hardlink 4755 100000 70000 ${time} 0:0 ./bin/same 0 `,
+      climb: `symlink 777 0 0 ${time} 0:0 ../../../../../../etc/shadow 0 `,
+      closed: `directory 0 0 0 ${time} 0:0  0 `,
+      "closed/in": plain("inside"),
+      d: "directory 1777 5 6 1500000000123456789 0:0  0 user.dir=76 ",
+      "d/keep": plain("kept"),
+      disk: `block 600 0 0 ${time} 259:300  0 `,
+      etc: `directory 755 0 0 ${time} 0:0  0 `,
+      "etc/group": plain(String(lower[3]?.content)),
+      "etc/passwd": plain(String(lower[2]?.content)),
+      [fromUtf8("grüße\n*")]: plain("names are bytes"),
+      [long]: "directory 755 0 0 0 0:0  0 ",
+      [`${long}/${"name".repeat(50)}`]: plain("long"),
+      null: `char 666 0 0 ${time} 1:3  0 `,
+      pipe: `fifo 640 0 0 ${time} 0:0  0 `,
+      unreadable: plain("secret", "0"),
+    });
+
+    assert.equal(passwd, lower[2]?.content);
+    assert.equal(group, lower[3]?.content);
+  });
+});
+
+test("the same layers give the same bytes, however they are compressed; the digest is the file's", async () => {
+  const digests = new Set<string>();
+  for (const compress of [gzipSync, zstdCompressSync, (bytes: Buffer) => bytes]) {
+    const layers = [lower, upper].map((entries) => ({ archive: tarOf(entries), stored: compress(tarOf(entries)) }));
+    await withImage(layers, {}, async ({ imagePath, digest, sizeBytes }) => {
+      const bytes = await readFile(imagePath);
+      assert.equal(bytes.length, sizeBytes);
+      assert.equal(digestOf(bytes), digest);
+      digests.add(digest);
+    });
+  }
+  assert.equal(digests.size, 1);
+});
+
+test("an image without files still gives a file system", { skip: needsErofsUtils }, () =>
+  withImage([], {}, ({ imagePath, passwd }) => {
+    checkErofs(imagePath);
+    assert.equal(passwd, "");
+  }),
+);
+
+test("account files behind links inside the tree are found, those behind links that lead nowhere are not", () =>
+  withImage(
+    [
+      {
+        archive: tarOf([
+          { name: "etc/passwd", type: "symlink", linkName: "/usr/lib/passwd" },
+          { name: "etc/group", type: "symlink", linkName: "../../../../etc/shadow" },
+          { name: "usr/lib/passwd", content: "root:x:0:0::/root:/bin/sh\n" },
+        ]),
+      },
+    ],
+    {},
+    ({ passwd, group }) => {
+      assert.equal(passwd, "root:x:0:0::/root:/bin/sh\n");
+      assert.equal(group, "");
+    },
+  ));
+
+test("an account file of an unlikely size is refused", async () => {
+  const archive = tarOf([{ name: "etc/passwd", content: "x".repeat(600 * 1024) }]);
+  await assert.rejects(
+    withImage([{ archive }], {}, () => {}),
+    (error) => isServiceError(error, "IMAGE_TOO_LARGE") && /\/etc\/passwd/.test(error.message),
+  );
+});
+
+test("wanted files are handed out by every name that was wanted, holes as zeros", () =>
+  withImage(
+    [
+      {
+        archive: tarOf([
+          { name: "var/a", content: "old" },
+          { name: "var/b", content: "kept" },
+          { name: "c", type: "hardlink", linkName: "var/b" },
+        ]),
+      },
+      {
+        archive: tarOf([
+          { name: "var/a", content: "new" },
+          paxEntry(
+            [
+              ["GNU.sparse.size", "8"],
+              ["GNU.sparse.map", "4,2"],
+            ],
+            { name: "var/s", content: "ab" },
+          ),
+        ]),
+      },
+    ],
+    { wanted: (path, sizeBytes) => path.startsWith("var/") && sizeBytes < 100 },
+    ({ captured }) => {
+      assert.deepEqual(
+        [...captured].map(([path, content]) => [path, content.toString("latin1")]),
+        [
+          ["var/a", "new"],
+          ["var/b", "kept"],
+          ["var/s", "\0\0\0\0ab\0\0"],
+        ],
+      );
+    },
+  ));
+
+test("only a layer that was unpacked to its end has an index", async (context) => {
+  const directory = await scratch(context);
+  const archive = tarOf(upper);
+  const layer = { digest: digestOf(archive), diffId: digestOf(archive), sizeBytes: archive.length, directory };
+  const cut = unpackLayer(once(archive.subarray(0, -2000)), { ...layer, limits: defaultImageLimits, signal });
+  await assert.rejects(cut, (error) => isServiceError(error, "IMAGE_LAYER_INVALID"));
+  assert.ok(!(await readdir(directory)).includes("index"));
+});
+
+test("an abort ends unpacking, closes the source and leaves no index", async (context) => {
+  const directory = await scratch(context);
+  const archive = tarOf(Array.from({ length: 2000 }, (_, i) => ({ name: `f${i}`, content: "x".repeat(2000) })));
+  const controller = new AbortController();
+  let closed = false;
+  async function* source(): AsyncGenerator<Buffer> {
+    try {
+      for (let at = 0; at < archive.length; at += 65_536) yield archive.subarray(at, at + 65_536);
+    } finally {
+      closed = true;
+    }
+  }
+  const unpacking = unpackLayer(source(), {
+    digest: digestOf(archive),
+    diffId: digestOf(archive),
+    sizeBytes: archive.length,
+    directory,
+    limits: defaultImageLimits,
+    signal: controller.signal,
+    onBytes: () => controller.abort(new Error("enough")),
+  });
+  await assert.rejects(unpacking, /enough/);
+  assert.ok(closed);
+  assert.ok(!(await readdir(directory)).includes("index"));
+});
+
+test("an abort ends assembly and leaves no image", async (context) => {
+  const directory = await scratch(context);
+  const layer = await unpacked(directory, tarOf([{ name: "a", content: Buffer.alloc(9_000_000, "a") }]));
+  const controller = new AbortController();
+  const assembling = assembleRootfs({
+    ...rest,
+    layers: [layer],
+    imagePath: join(directory, "image"),
+    scratchDirectory: directory,
+    signal: controller.signal,
+    onBytes: () => controller.abort(new Error("enough")),
+  });
+  await assert.rejects(assembling, /enough/);
+  assert.ok(!(await readdir(directory)).includes("image"));
+});
+
+const isDamaged = (error: unknown): boolean => isServiceError(error, "LAYER_CACHE_DAMAGED");
+
+test("a layer directory that was cut short, wherever, is noticed", async (context) => {
+  const directory = await scratch(context);
+  const archive = tarOf(upper);
+  const whole = await unpacked(directory, archive);
+  const options = { ...rest, imagePath: join(directory, "image"), scratchDirectory: directory };
+  const indexBytes = (await readFile(join(whole.directory, "index"))).length;
+  for (const length of [0, 4, 8, 40, 90, Math.floor(indexBytes / 2), indexBytes - 30, indexBytes - 1]) {
+    const layer = await unpacked(directory, archive);
+    await truncate(join(layer.directory, "index"), length);
+    await assert.rejects(assembleRootfs({ ...options, layers: [layer] }), isDamaged, `cut to ${length}`);
+  }
+  const layer = await unpacked(directory, archive);
+  await truncate(join(layer.directory, "content"), 100);
+  await assert.rejects(assembleRootfs({ ...options, layers: [layer] }), isDamaged);
+});
+
+test("a changed byte of an index and an index of another layer are noticed", async (context) => {
+  const directory = await scratch(context);
+  const options = { ...rest, imagePath: join(directory, "image"), scratchDirectory: directory };
+  const layer = await unpacked(directory, tarOf(upper));
+  const other = await unpacked(directory, tarOf(lower));
+  await assert.rejects(assembleRootfs({ ...options, layers: [{ ...layer, directory: other.directory }] }), isDamaged);
+  const path = join(layer.directory, "index");
+  const bytes = await readFile(path);
+  for (let at = 8; at < bytes.length; at += 37) {
+    const changed = Buffer.from(bytes);
+    changed.writeUInt8(changed.readUInt8(at) ^ 0x10, at);
+    await writeFile(path, changed);
+    // A name or number that no longer makes sense may be told before the checksum.
+    await assert.rejects(
+      assembleRootfs({ ...options, layers: [layer] }),
+      (error) => isServiceError(error),
+      `byte ${at}`,
+    );
+  }
+});
+
+test("forty thousand entries come out of an index as they went in", async (context) => {
+  const directory = await scratch(context);
+  const entries = Array.from({ length: 40_000 }, (_, i) => ({
+    name: `usr/d${i % 500}/file-${i}`,
+    content: i % 7 === 0 ? "x" : "",
+  }));
+  const layer = await unpacked(directory, tarOf(entries));
+  const wanted = await assembleRootfs({
+    ...rest,
+    layers: [layer],
+    imagePath: join(directory, "image"),
+    scratchDirectory: directory,
+    wanted: (path) => path.endsWith("7"),
+  });
+  const expected = entries.filter(({ name }) => name.endsWith("7"));
+  assert.equal(wanted.captured.size, expected.length);
+  for (const { name, content } of expected) assert.equal(wanted.captured.get(name)?.toString(), content);
+});
