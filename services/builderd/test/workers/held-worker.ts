@@ -16,10 +16,12 @@ function standStillAt(bytes: unknown): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
 }
 
-const write = Socket.prototype.write;
-Socket.prototype.write = function (this: Socket, ...args: unknown[]): boolean {
-  standStillAt(args[0]);
-  return (write as (...all: unknown[]) => boolean).apply(this, args);
-} as typeof write;
+// oxlint-disable-next-line typescript/unbound-method -- called with its socket below
+Socket.prototype.write = new Proxy(Socket.prototype.write, {
+  apply(write, socket, args) {
+    standStillAt(args[0]);
+    return Reflect.apply(write, socket, args);
+  },
+});
 
 await import("../../src/worker/main.ts");
