@@ -16,7 +16,6 @@ export interface SbomSubject {
   readonly tool: string;
 }
 
-export const sbomMediaType = "application/spdx+json";
 const rootId = "SPDXRef-rootfs";
 const unknown = "NOASSERTION";
 

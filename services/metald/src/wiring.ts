@@ -154,6 +154,8 @@ export async function startMetald(config: Config, context: DaemonContext): Promi
     cgroups,
     dropPrivileges: isReal,
   });
+  const trusted = config.provenanceKeys.map(({ id, algorithm }) => `${algorithm} ${id}`).join(", ");
+  health.layer("provenance", { active: true, detail: `root filesystems signed by ${trusted}` });
   const showLayers = () => {
     for (const layer of view.layers()) health.layer(layer.name, layer);
   };
