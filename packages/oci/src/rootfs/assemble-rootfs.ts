@@ -112,14 +112,26 @@ async function mergeLayers(
         throw new DamagedIndex("the content is not as long as the index says");
       }
       for (const name of tail.droppedXattrs) dropped.add(printable(name).slice(1, -1));
-    } catch (cause) {
-      if (cause instanceof DamagedIndex) {
-        throw new ServiceError("LAYER_CACHE_DAMAGED", `the unpacked layer ${shortDigest(digest)} is damaged`, {
-          cause,
-        });
+    } catch (error) {
+      const damage = error instanceof DamagedIndex ? error : await damageOf(directory, diffId);
+      if (damage !== undefined) {
+        const what = `the unpacked layer ${shortDigest(digest)} is damaged`;
+        throw new ServiceError("LAYER_CACHE_DAMAGED", what, { cause: damage });
       }
-      rethrowInvalid(cause, "IMAGE_LAYER_INVALID", `layer ${at + 1} of ${layers.length} (${shortDigest(digest)})`);
+      rethrowInvalid(error, "IMAGE_LAYER_INVALID", `layer ${at + 1} of ${layers.length} (${shortDigest(digest)})`);
     }
   }
   return { root: merger.finish(), droppedXattrs: [...dropped].sort() };
+}
+
+/** What is wrong with an index: damage makes entries that no image has, and must not be told as the image's fault. */
+async function damageOf(directory: string, diffId: Digest): Promise<DamagedIndex | undefined> {
+  await using index = await open(join(directory, indexName));
+  try {
+    await readIndex(index, diffId, () => {});
+    return undefined;
+  } catch (error) {
+    if (error instanceof DamagedIndex) return error;
+    throw error;
+  }
 }

@@ -44,7 +44,8 @@ export function paxHeader(body: string | Buffer, typeflag = "x"): Buffer {
   return tarEntry({ name: "PaxHeaders/entry", content: body }, (header) => header.write(typeflag, 156));
 }
 
-function setChecksum(header: Buffer): void {
+/** Makes a header block valid again after a change. */
+export function setChecksum(header: Buffer): void {
   header.fill(0x20, 148, 156);
   const sum = header.reduce((total, byte) => total + byte, 0);
   header.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
