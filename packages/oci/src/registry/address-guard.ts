@@ -32,7 +32,7 @@ export function guardedConnector(options: {
   const { timeoutMs: timeout, caCertificates } = options;
   // A list given replaces the default one.
   const ca = caCertificates.length === 0 ? {} : { ca: [...getCACertificates("default"), ...caCertificates] };
-  const connect = buildConnector({ timeout, ...ca });
+  const connect = buildConnector({ timeout, allowH2: false, ...ca });
   return (target, done) => {
     connect(target, (error, socket) => {
       if (error !== null) return done(error, null);

@@ -112,6 +112,7 @@ function newAgent(allowsLoopback: boolean, caCertificates: readonly string[]): A
     connect: guardedConnector({ timeoutMs: connectTimeoutMs, allowsLoopback, caCertificates }),
     headersTimeout: silenceTimeoutMs,
     bodyTimeout: silenceTimeoutMs,
+    allowH2: false, // layers side by side want connections of their own, and what breaks one must not break the others
     connections: connectionsPerHost,
   });
 }
