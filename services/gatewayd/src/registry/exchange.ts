@@ -10,15 +10,19 @@ export interface Exchange extends ByteCall {
   readonly body: RequestBody;
   /** For what goes on when the client leaves: its bytes are kept, so that it may continue. */
   readonly lasting: ByteCall;
+  /** What `answer` said: it is sent once the audit log has the request. */
+  readonly outbox: { send?: () => void };
 }
 
 export type AnswerHeaders = Readonly<Record<string, string | number>>;
 
 /** Answers without a body; a HEAD request keeps the length that its GET would have. */
-export function answer({ response }: Exchange, status: number, headers: AnswerHeaders = {}): void {
-  if (gone(response)) return;
-  response.writeHead(status, status === 204 ? headers : { "content-length": 0, ...headers });
-  response.end();
+export function answer({ response, outbox }: Exchange, status: number, headers: AnswerHeaders = {}): void {
+  outbox.send = () => {
+    if (gone(response)) return;
+    response.writeHead(status, status === 204 ? headers : { "content-length": 0, ...headers });
+    response.end();
+  };
 }
 
 export function answerJson(

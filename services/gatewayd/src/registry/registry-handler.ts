@@ -64,6 +64,7 @@ export class RegistryHandler {
     let verb: RegistryVerb = "GET";
     let done = unchanged;
     let outcome = "ok";
+    const outbox: Exchange["outbox"] = {};
     try {
       const [path = "", query = ""] = split(request.url);
       resource = routeOf(path);
@@ -81,22 +82,26 @@ export class RegistryHandler {
         acting,
         signal: AbortSignal.any([aborted.signal, lasting]),
         lasting: { acting, signal: lasting },
+        outbox,
       });
     } catch (error) {
-      outcome = this.#fail(error, { request, response, requestId, gone: aborted.signal.aborted });
+      outcome = this.#fail(error, { request, response, requestId, gone: aborted.signal.aborted, outbox });
     }
     const act = actOf(resource, verb);
-    this.#requests.inc({ act: act.name, status: String(response.statusCode) });
     // Every client begins by asking without a key whether it needs one.
-    if (key === undefined && request.headers.authorization === undefined && resource.kind === "base") return;
-    await gate.record({
-      key,
-      act,
-      target: targetOf(resource, done.digest),
-      outcome,
-      changed: done.changed,
-      requestId,
-    });
+    const isFirstAsk = resource.kind === "base" && request.headers.authorization === undefined;
+    if (!isFirstAsk) {
+      await gate.record({
+        key,
+        act,
+        target: targetOf(resource, done.digest),
+        outcome,
+        changed: done.changed,
+        requestId,
+      });
+    }
+    outbox.send?.();
+    this.#requests.inc({ act: act.name, status: String(response.statusCode) });
   }
 
   async #run(resource: RegistryResource, verb: RegistryVerb, exchange: Exchange): Promise<Done> {
@@ -137,7 +142,7 @@ export class RegistryHandler {
     }
   }
 
-  /** Answers with the error; returns its reason. */
+  /** Prepares the answer to an error; returns its reason. */
   #fail(
     error: unknown,
     call: {
@@ -145,9 +150,10 @@ export class RegistryHandler {
       readonly response: Http2ServerResponse;
       readonly requestId: string;
       readonly gone: boolean;
+      readonly outbox: Exchange["outbox"];
     },
   ): string {
-    const { request, response, requestId, gone } = call;
+    const { request, response, requestId, gone, outbox } = call;
     const known = isServiceError(error) ? error : toServiceError(error, undefined, requestId);
     if (gone) return "CANCELED";
     if (["internal", "data_loss", "unknown"].includes(known.code)) {
@@ -165,10 +171,13 @@ export class RegistryHandler {
     if (status === 429 && !response.hasHeader("retry-after")) response.setHeader("retry-after", "1");
     // What is left of the body will not be read: an HTTP/1.1 connection cannot be used again.
     if (!request.complete && request.httpVersionMajor === 1) response.setHeader("connection", "close");
-    response.writeHead(status, { "content-type": "application/json", "content-length": Buffer.byteLength(body) });
-    if (request.method === "HEAD") response.end();
-    else response.end(body);
-    request.resume();
+    outbox.send = () => {
+      if (response.destroyed) return;
+      response.writeHead(status, { "content-type": "application/json", "content-length": Buffer.byteLength(body) });
+      if (request.method === "HEAD") response.end();
+      else response.end(body);
+      request.resume();
+    };
     return known.reason;
   }
 }

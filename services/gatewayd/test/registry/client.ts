@@ -171,6 +171,6 @@ function toAnswer(status: number, headers: RegistryAnswer["headers"], body: Buff
     body,
     header: (name) => String(headers[name] ?? ""),
     json,
-    codes: () => json<{ errors: { code: string }[] }>().errors.map(({ code }) => code),
+    codes: () => (json() as { errors: { code: string }[] }).errors.map(({ code }) => code),
   };
 }
