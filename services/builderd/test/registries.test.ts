@@ -1,14 +1,26 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { createReadStream, existsSync } from "node:fs";
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { createGzip } from "node:zlib";
 import { BuildState } from "@unkey/api/builder";
 import { newId, type TenantId } from "@unkey/base";
 import { createLogger } from "@unkey/daemon";
 import { assembleImage } from "@unkey/oci";
 import { needsRegistry, pushLayout, startTestRegistry, testLogin } from "@unkey/oci/testing";
 import { CredentialFile } from "../src/adapters/credential-file.ts";
-import { type Builder, build, fromRegistry, needsRootfs, startBuilder, temporary } from "./harness.ts";
+import {
+  type Builder,
+  build,
+  fromRegistry,
+  fromUpload,
+  needsRootfs,
+  startBuilder,
+  temporary,
+  uploadParts,
+} from "./harness.ts";
 
 const tenantId = newId("tenant");
 
@@ -60,4 +72,22 @@ test("a build's log says why it waits, and that a registry is not allowed", asyn
   const refused = await build(builder, tenantId, fromRegistry("r.example/app"));
   assert.equal(refused.failure?.reason, "REGISTRY_NOT_ALLOWED");
   assert.match(refused.failure.message, /images come from 127\.0\.0\.1:1 here, not from r\.example\/app/);
+});
+
+test("an archive of docker save is built like the layout that it came from", {
+  skip: needsRootfs || (!existsSync("/usr/bin/skopeo") && "skopeo is not installed"),
+}, async (context) => {
+  const builder = await startBuilder(context);
+  const archive = join(await temporary(context), "image.tar");
+  execFileSync(
+    "skopeo",
+    ["copy", "--insecure-policy", `oci:${await emptyImage(context)}`, `docker-archive:${archive}:app:v1`],
+    { stdio: "pipe" },
+  );
+  const { uploadId } = await builder
+    .as(tenantId)
+    .uploadImage(uploadParts(tenantId, createReadStream(archive).pipe(createGzip()), "", "image.tar.gz"));
+  const made = await build(builder, tenantId, fromUpload(uploadId));
+  assert.equal(made.state, BuildState.COMPLETED, JSON.stringify(made.failure));
+  assert.deepEqual(made.process?.argv, ["/hello"]);
 });
