@@ -325,10 +325,18 @@ test("bounds: too many bytes, too many packages, and a list that still says so",
   const list = packages.list(new Map());
   assert.equal(list.unread.length, 1 + 1 + 12 + 48, "refused, and never handed over");
 
-  const many = Array.from({ length: 100_001 }, (_, n) => `P:p${n}\nV:1\n\n`).join("");
+  const many = Array.from({ length: 50_001 }, (_, n) => `P:p${n}\nV:1\n\n`).join("");
   const bounded = scan({ "lib/apk/db/installed": many });
-  assert.equal(bounded.packages.length, 100_000);
-  assert.deepEqual(bounded.unread, [{ path: "lib/apk/db/installed", problem: "there are more than 100000 packages" }]);
+  assert.equal(bounded.packages.length, 50_000);
+  assert.deepEqual(bounded.unread, [{ path: "lib/apk/db/installed", problem: "there are more than 50000 packages" }]);
+  const long = Array.from({ length: 20_000 }, (_, n) => `P:${"p".repeat(240)}${n}\nV:1\nL:${"l".repeat(500)}\n\n`).join(
+    "",
+  );
+  const cut = scan({ "lib/apk/db/installed": long });
+  assert.ok(cut.packages.length > 8_000 && cut.packages.length < 12_000);
+  assert.deepEqual(cut.unread, [
+    { path: "lib/apk/db/installed", problem: "the list of packages would become too long" },
+  ]);
 
   const unread = scan(
     Object.fromEntries(Array.from({ length: 1500 }, (_, n) => [`node_modules/p${n}/package.json`, "{"])),

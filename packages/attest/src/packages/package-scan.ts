@@ -19,7 +19,9 @@ const mib = 2 ** 20;
 const maxBytes = { database: 64 * mib, metadata: 48 * mib } as const;
 const maxMetadataFileBytes = mib;
 const maxOsReleaseBytes = 64 * 1024;
-const maxPackages = 100_000;
+const maxPackages = 50_000;
+/** Of all packages together, in characters: the list travels between processes and becomes a document in memory. */
+const maxText = 10 * mib;
 const maxUnread = 1000;
 const maxFieldLength = 256;
 const maxLicenseLength = 1024;
@@ -71,6 +73,7 @@ export class PackageScan {
   readonly #answers = new Map<string, boolean>();
   readonly #unread: UnreadFile[] = [];
   #unreadOmitted = 0;
+  #textLength = 0;
 
   /** True when the file's content is to be handed to `list`. The same path again gives the same answer. */
   wants(path: string, sizeBytes: number): boolean {
@@ -134,16 +137,18 @@ export class PackageScan {
         }
         if (packages.length >= maxPackages) throw new UnreadableFile(`there are more than ${maxPackages} packages`);
         const { name, version, architecture = "", license = "" } = declared;
-        const purl = purlOf(ecosystem, declared, distribution);
-        packages.push({
+        const found: Package = {
           ecosystem,
           name,
           version,
           architecture,
           license: isClean(license, maxLicenseLength) ? license : "",
-          purl,
+          purl: purlOf(ecosystem, declared, distribution),
           foundIn: Buffer.from(path, "latin1").toString("utf8"),
-        });
+        };
+        this.#textLength += Object.values(found).reduce((sum: number, text: string) => sum + text.length, 0);
+        if (this.#textLength > maxText) throw new UnreadableFile("the list of packages would become too long");
+        packages.push(found);
       }
     } catch (error) {
       if (!(error instanceof UnreadableFile)) throw error;

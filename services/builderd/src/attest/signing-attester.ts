@@ -88,15 +88,17 @@ export class SigningAttester implements Attester {
 
   async holds(tenantId: TenantId, result: AttestedResult, signal: AbortSignal): Promise<boolean> {
     const { assets } = this.#deps;
-    const rootfs = await assets.rootfs(tenantId, result.rootfsAssetId, signal);
-    if (rootfs === undefined) return false;
-    const candidates = await assets.attached(tenantId, rootfs.assetId, "provenance", signal);
-    const provenance = candidates.find(({ assetId }) => assetId === result.provenanceAssetId);
-    if (provenance === undefined) return false;
+    const { rootfsAssetId, provenanceAssetId, sbomAssetId } = result;
+    const [rootfs, provenances, sboms] = await Promise.all([
+      assets.rootfs(tenantId, rootfsAssetId, signal),
+      assets.attached(tenantId, rootfsAssetId, "provenance", signal),
+      assets.attached(tenantId, rootfsAssetId, "sbom", signal),
+    ]);
+    const provenance = provenances.find(({ assetId }) => assetId === provenanceAssetId);
+    const sbom = sboms.find(({ assetId }) => assetId === sbomAssetId);
+    if (rootfs === undefined || provenance === undefined || sbom === undefined) return false;
     const verified = await this.#read(tenantId, provenance, rootfs.digest, signal);
-    if (verified === undefined || !records(verified, result.signatures)) return false;
-    const sboms = await assets.attached(tenantId, rootfs.assetId, "sbom", signal);
-    return sboms.some(({ assetId, digest }) => assetId === result.sbomAssetId && digest === verified.sbomDigest);
+    return verified?.sbomDigest === sbom.digest && records(verified, result.signatures);
   }
 
   /** What an earlier attempt, or an earlier build that is forgotten, stored about the same root filesystem. */
