@@ -239,8 +239,8 @@ export interface IncomingFile extends AsyncDisposable {
 export interface IncomingFiles {
   /** The file of an upload, cut off after `offset` bytes. Throws UPLOAD_OFFSET_MISMATCH when it is shorter. */
   open(id: AssetId, offset: number): Promise<IncomingFile>;
-  /** An empty file when nothing was ever written. */
-  ensure(id: AssetId): Promise<void>;
+  /** Makes the file exactly so long before it becomes a blob. Throws UPLOAD_OFFSET_MISMATCH when it is shorter. */
+  settle(id: AssetId, bytes: number): Promise<void>;
   read(id: AssetId, signal: AbortSignal): AsyncIterable<Uint8Array>;
   path(id: AssetId): string;
   remove(id: AssetId): Promise<void>;

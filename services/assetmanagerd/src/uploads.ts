@@ -90,10 +90,7 @@ export class Uploads {
         if (upload.receivedBytes !== offset) throw offsetMismatch(upload.receivedBytes);
         let reserved = declaredBytes ?? offset;
         let received = offset;
-        await using file = await incoming.open(id, offset).catch(async (error: unknown) => {
-          await this.#noteLoss(upload, error);
-          throw error;
-        });
+        await using file = await incoming.open(id, offset).catch((error: unknown) => this.#noteLoss(upload, error));
         const digest = this.#digests.take(id, offset);
         try {
           if (declaredBytes !== undefined) await incoming.mustHaveRoom(declaredBytes);
@@ -139,7 +136,7 @@ export class Uploads {
           metadata: { receivedBytes: String(receivedBytes) },
         });
       }
-      await incoming.ensure(id);
+      await incoming.settle(id, receivedBytes).catch((error: unknown) => this.#noteLoss(upload, error));
       const actual = await this.#digestOf(id, receivedBytes, joined);
       if (actual !== digest) {
         throw new ServiceError("ASSET_DIGEST_MISMATCH", `the bytes have the digest ${actual}, ${digest} was declared`);
@@ -242,12 +239,14 @@ export class Uploads {
     return `sha256:${hash.digest("hex")}`;
   }
 
-  /** The file is shorter than the row says: the disk lost bytes, and the sender must send them again. */
-  async #noteLoss({ owner, id }: Asset, error: unknown): Promise<void> {
-    if (!(error instanceof ServiceError) || error.reason !== "UPLOAD_OFFSET_MISMATCH") return;
-    const left = Number(error.metadata["receivedBytes"]);
-    this.#deps.log.error("an upload has lost bytes", { assetId: id, left });
-    await this.#deps.uploads.note(owner, id, left, left, this.#deps.clock.nowMs());
+  /** When the file is shorter than the row says, the disk lost bytes, and the sender must send them again. */
+  async #noteLoss({ owner, id }: Asset, error: unknown): Promise<never> {
+    if (isServiceError(error, "UPLOAD_OFFSET_MISMATCH")) {
+      const left = Number(error.metadata["receivedBytes"]);
+      this.#deps.log.error("an upload has lost bytes", { assetId: id, left });
+      await this.#deps.uploads.note(owner, id, left, left, this.#deps.clock.nowMs());
+    }
+    throw error;
   }
 
   #mustBeAllowed(bytes: number): void {

@@ -1,5 +1,5 @@
 import { createReadStream } from "node:fs";
-import { chmod, mkdir, open, readdir, rm, statfs } from "node:fs/promises";
+import { chmod, mkdir, open, readdir, rm, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { type AssetId, isId, ServiceError } from "@unkey/base";
 import type { IncomingFile, IncomingFiles } from "../ports.ts";
@@ -57,8 +57,17 @@ export class DiskIncomingFiles implements IncomingFiles {
     };
   }
 
-  async ensure(id: AssetId): Promise<void> {
-    await (await open(this.path(id), "a", 0o600)).close();
+  async settle(id: AssetId, bytes: number): Promise<void> {
+    const path = this.path(id);
+    const size = await stat(path).then(
+      (stats) => stats.size,
+      () => undefined,
+    );
+    if ((size ?? 0) < bytes) throw lost(size ?? 0);
+    if (size === bytes) return;
+    await using file = await open(path, "a", 0o600);
+    await file.truncate(bytes); // what was written beyond was never acknowledged
+    await file.sync();
   }
 
   async *read(id: AssetId, signal: AbortSignal): AsyncGenerator<Uint8Array> {
