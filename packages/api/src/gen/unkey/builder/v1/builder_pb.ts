@@ -1161,8 +1161,8 @@ export const BuilderService: GenService<{
     output: typeof BuildSchema;
   },
   /**
-   * Takes an image as a tar archive of an OCI layout: first message the header, then chunks. The upload is gone when a
-   * build from it has ended, or when it expires.
+   * Takes an image as an archive (of an OCI layout, or as `docker save` writes it; plain, gzip or zstd): first message the
+   * header, then chunks. The upload is gone when a build from it has ended, or when it expires.
    *
    * @generated from rpc unkey.builder.v1.BuilderService.UploadImage
    */

@@ -2176,7 +2176,8 @@ export const GatewayService: GenService<{
     output: typeof DeploymentSchema;
   },
   /**
-   * Takes an image as a tar archive of an OCI layout, to deploy it by its upload_id.
+   * Takes an image as an archive (of an OCI layout, or as `docker save` writes it; plain, gzip or zstd), to deploy it by its
+   * upload_id.
    *
    * @generated from rpc unkey.gateway.v1.GatewayService.UploadImage
    */
