@@ -8,11 +8,11 @@ import { create } from "@bufbuild/protobuf";
 import { ImageSourceSchema } from "@unkey/api/builder";
 import { ResourcesSchema } from "@unkey/api/common";
 import { CreateDeploymentRequestSchema } from "@unkey/api/gateway";
-import { type DeploymentId, gib, mib, newId, ServiceError, systemClock } from "@unkey/base";
+import { type DeploymentId, gib, mib, newId, systemClock } from "@unkey/base";
 import { createLogger } from "@unkey/daemon";
 import { Authority, ensureIdentity, IdentitySource } from "@unkey/pki";
 import { inMemoryClient, type RpcChannel } from "@unkey/rpc";
-import { openSqlite, type Sql, type SqlStatements } from "@unkey/sql";
+import { openSqlite, type Sql } from "@unkey/sql";
 import { HostDirectory } from "../src/adapters/host-directory.ts";
 import { Platform } from "../src/adapters/platform.ts";
 import { assembleDeployer } from "../src/deploy/deployer.ts";
@@ -26,49 +26,8 @@ import { WorkStore } from "../src/store/work-store.ts";
 import { FakeAggregator } from "./harness/fake-aggregator.ts";
 import { FakeBuilderd } from "./harness/fake-builderd.ts";
 import { FakeMetald } from "./harness/fake-metald.ts";
+import { Fate, mortalSql } from "./harness/mortal.ts";
 import { exitingProgram, silentProgram } from "./harness/programs.ts";
-
-/**
- * A process that is killed at its n-th contact with the outside: every statement, transaction and call counts before
- * and after its effect. Whatever the dying code still tries has no effect any more.
- */
-class Fate {
-  #left: number;
-  dead = false;
-  count = 0;
-
-  constructor(killAt: number) {
-    this.#left = killAt;
-  }
-
-  point(): void {
-    if (!this.dead) {
-      this.count += 1;
-      this.#left -= 1;
-      if (this.#left !== 0) return;
-      this.dead = true;
-    }
-    throw new ServiceError("INTERNAL", "killed");
-  }
-}
-
-/** The database as a process sees it that may be killed before or after each use. */
-function mortalSql(sql: Sql, fate: () => Fate): Sql {
-  const around = async <T>(body: () => Promise<T>): Promise<T> => {
-    const mine = fate();
-    mine.point();
-    const result = await body();
-    mine.point();
-    return result;
-  };
-  return {
-    query: <R extends object>(...args: Parameters<SqlStatements["query"]>) => around(() => sql.query<R>(...args)),
-    one: <R extends object>(...args: Parameters<SqlStatements["one"]>) => around(() => sql.one<R>(...args)),
-    run: (...args) => around(() => sql.run(...args)),
-    transaction: (body) => around(() => sql.transaction(body)),
-    [Symbol.asyncDispose]: async () => undefined,
-  };
-}
 
 const tenantId = newId("tenant");
 const image = create(ImageSourceSchema, { source: { case: "reference", value: "hello:1" } });

@@ -51,18 +51,18 @@ export function assembleRegistry(deps: RegistryDeps): {
   const uploads = new UploadStore(sql);
   const manifestStore = new ManifestStore(sql);
   const sweeper = new Sweeper({ sweeps: new SweepStore(sql), uploads, bytes, clock, log, ...limits });
-  const released = () => {
+  const sweep = () => {
     sweeper.pass(abort).catch((error: unknown) => log.warn("the registry was not swept", { error }));
   };
   const blobStore = new BlobStore(sql);
-  const blobs = new BlobService({ blobs: blobStore, bytes, clock, released, ...limits });
-  const uploadService = new UploadService({ blobs: blobStore, uploads, bytes, clock, ...limits });
+  const blobs = new BlobService({ blobs: blobStore, bytes, clock, released: sweep, ...limits });
+  const uploadService = new UploadService({ blobs: blobStore, uploads, bytes, clock, sweep, ...limits });
   const manifests = new ManifestService({
     manifests: manifestStore,
     uploads: uploadService,
     bytes,
     clock,
-    released,
+    released: sweep,
   });
   const discovery = new DiscoveryService(manifestStore);
   return {

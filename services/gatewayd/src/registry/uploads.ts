@@ -26,6 +26,8 @@ export interface UploadServiceDeps {
   readonly clock: Clock;
   readonly maxBlobBytes: number;
   readonly quotaBytes: number;
+  /** Starts a sweep, which finishes releases that a crash interrupted. */
+  readonly sweep: () => void;
 }
 
 /** How blobs come: whole, in parts, or out of another repository (spec.md#pushing-blobs). */
@@ -248,6 +250,7 @@ export class UploadService {
         heldUntilMs,
       });
       if (announced) return;
+      if (attempt === 0) this.#deps.sweep();
       await clock.sleep(releasePauseMs, exchange.signal);
     }
     throw new ServiceError("DEPENDENCY_UNAVAILABLE", "an earlier copy of this blob is still being deleted");
