@@ -170,6 +170,7 @@ export async function openBuilder(
     feed,
     platform: formatPlatform(platform),
     limits: parts.limits ?? defaultLimits,
+    concurrency,
     retention: { keptMs: config.retentionMs, keptPerTenant: config.keptPerTenant },
     clock,
     log,

@@ -8,6 +8,7 @@ import type { Build, BuildRequest } from "./domain/build.ts";
 import { isTerminal } from "./domain/build-state.ts";
 import { checkImageAllowed, policyNameOf } from "./domain/policy.ts";
 import { type BuildQuota, dayStartMs, type QuotaUse } from "./domain/quota.ts";
+import { tenantPlaces } from "./domain/turns.ts";
 import type { BuildLimits, BuildStore, LogLine, RulesSource, Today } from "./ports.ts";
 
 export interface BuildServiceDeps {
@@ -19,6 +20,7 @@ export interface BuildServiceDeps {
   /** What builds are made for, as `os/architecture`. */
   readonly platform: string;
   readonly limits: BuildLimits;
+  readonly concurrency: number;
   readonly retention: { readonly keptMs: number; readonly keptPerTenant: number };
   readonly clock: Clock;
   readonly log: Logger;
@@ -120,8 +122,13 @@ export class BuildService {
     return this.get(tenantId, buildId);
   }
 
-  quota(tenantId: TenantId): Promise<{ readonly quota: BuildQuota; readonly used: QuotaUse; readonly today: Today }> {
-    return this.#deps.quotas.of(tenantId);
+  /** As it holds: a tenant never has every place. */
+  async quota(
+    tenantId: TenantId,
+  ): Promise<{ readonly quota: BuildQuota; readonly used: QuotaUse; readonly today: Today }> {
+    const { quotas, concurrency } = this.#deps;
+    const { quota, used, today } = await quotas.of(tenantId);
+    return { quota: { ...quota, concurrent: tenantPlaces(concurrency, quota.concurrent) }, used, today };
   }
 
   /** Removes builds and results that have had their time. It takes no hint: a crash is finished by the next pass. */

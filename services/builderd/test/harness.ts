@@ -38,7 +38,6 @@ export interface BuilderOptions extends Partial<Omit<BuilderParts, "assets" | "r
   readonly uploadMaxBytes?: number;
   readonly uploadLifetimeMs?: number;
   readonly policyFile?: string;
-  readonly workerUidBase?: number;
   /** Another for each builder unless told. */
   readonly signer?: SigningKey;
   readonly registries?: Partial<RegistrySettings>;
@@ -83,7 +82,7 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
       layerCacheBytes: options.layerCacheBytes ?? 1 << 28,
       workerMemoryBytes: 1 << 29,
       workerDiskBytes: 1 << 30,
-      workerUidBase: options.workerUidBase ?? 0x6810_0000,
+      workerUidBase: 0x6810_0000,
     },
     {
       log: createLogger({ level: "trace", write: (line) => lines.push(line) }),

@@ -239,6 +239,9 @@ for (const { at, state, layers, heldWorker, heldLayer, complete } of deaths) {
     await nothingLeft(world.dataDir);
     const again = await world.ask((client, options) => client.buildImage(request, options));
     assert.equal(again.buildId, buildId, "the key still names it");
+    const quota = await world.ask((client, options) => client.getBuildQuota({ tenantId }, options));
+    assert.deepEqual([quota.dailyUsed, quota.concurrentUsed], [1, 0], "one build, whatever died at it");
+    assert.ok(quota.dailyBytesUsed > 0n && quota.dailyMinutesUsed >= 1);
   });
 }
 
