@@ -4,6 +4,7 @@ import { kib, ServiceError } from "@unkey/base";
 import { writeErofs } from "@unkey/erofs";
 import { type ByteString, printable } from "../byte-string.ts";
 import { type Digest, shortDigest } from "../digest.ts";
+import { writeExt4 } from "../ext4/write-ext4.ts";
 import { rethrowInvalid } from "../invalid-input.ts";
 import { DamagedIndex, readIndex } from "../layer/layer-index.ts";
 import { LayerMerger } from "../layer/layer-merger.ts";
@@ -86,7 +87,11 @@ export async function assembleRootfs(options: AssembleRootfsOptions): Promise<As
       onBytes?.(bytes, plan.contentBytes);
     }
   }
-  const image = await writeErofs({ root, files: plan.files, content: content(), imagePath, identity, signal });
+  const tree = { root, files: plan.files, content: content(), imagePath, identity, signal };
+  const image =
+    options.format === "ext4"
+      ? await writeExt4({ ...tree, scratchDirectory: options.scratchDirectory })
+      : await writeErofs(tree);
 
   const captured = new Map<ByteString, Buffer>();
   for (const [path, file] of plan.wanted) captured.set(path, await contents.read(file));
