@@ -228,5 +228,6 @@ test("a new key goes to stdout alone; login keeps a key only when the platform a
   const accepted = await unkey({ home: other.path, stdin: `${scriptedKey}\n` }, ...argv);
   assert.equal(accepted.exitCode, 0, accepted.err);
   assert.doesNotMatch(accepted.out, new RegExp(scriptedKey));
+  assert.ok(accepted.out.includes(`docker login ${new URL(gateway.url).host} -u unkey --password-stdin`), accepted.out);
   assert.deepEqual(readProfile(other.path), { url: gateway.url, apiKey: scriptedKey, caFile: gateway.caFile });
 });

@@ -75,6 +75,28 @@ test("deploy uploads a layout as a tar, asks once under one key and ends with th
   );
 });
 
+test("of an image that was pushed to the platform it says so, with its digest", async () => {
+  await using folder = await temporaryFolder();
+  const digest = `sha256:${"d".repeat(64)}`;
+  const pushed = { image: "web:latest", pushedImage: `web@${digest}` };
+  await using _gateway = await scriptedGateway(folder.path, {
+    createDeployment: (request) => {
+      assert.deepEqual(request.image?.source, { case: "reference", value: "web:latest" });
+      return { ...running, ...pushed };
+    },
+    async *watchDeployment() {
+      yield { ...succeeded, ...pushed };
+    },
+    getDeployment: () => ({ ...succeeded, ...pushed }),
+  });
+  const run = await unkey({ home: folder.path }, "deploy", "web:latest");
+  assert.ok(run.out.startsWith(`image: pushed web:latest @${digest}\n`), run.out);
+  const shown = await unkey({ home: folder.path }, "deployments", "show", "dep_1");
+  assert.ok(shown.out.includes(`pushed web:latest @${digest}`), shown.out);
+  const json = await unkey({ home: folder.path }, "deploy", "web:latest", "--json");
+  assert.equal((JSON.parse(json.out) as { pushedImage: string }).pushedImage, pushed.pushedImage);
+});
+
 test("a failed deployment shows how the program ended, its last lines and the next step: exit code 1", async () => {
   await using folder = await temporaryFolder();
   await using _gateway = await scriptedGateway(folder.path, {

@@ -14,6 +14,7 @@ import { type ResourceFlags, resourcesOf } from "../../deploy/resources.ts";
 import { uploadImage } from "../../deploy/upload.ts";
 import { CliFailure, exitCodes, usageFailure } from "../../failure.ts";
 import { readSecret } from "../../read-secret.ts";
+import { imageText } from "../../render/image.ts";
 import { printJson } from "../../render/messages.ts";
 import { duration } from "../../render/quantities.ts";
 import { type Step, StepList } from "../../render/step-list.ts";
@@ -69,6 +70,8 @@ export async function deploy(context: CliContext, flags: DeployFlags, image: str
     else context.out.write(`${deployment.deploymentId}\n${detachedHint(deployment.deploymentId)}\n`);
     return;
   }
+  // A name may mean an image in a registry or one that was pushed here: which one it is must not be a guess.
+  if (deployment.pushedImage !== "" && !flags.json) context.out.write(`image: ${imageText(deployment)}\n`);
   const done = await followDeployment(context, gateway, deployment.deploymentId, { json: flags.json, steps, before });
   if (flags.json) return;
   steps[Symbol.dispose]();

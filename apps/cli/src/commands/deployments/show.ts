@@ -6,6 +6,7 @@ import type { CliContext } from "../../context.ts";
 import { toStep } from "../../deploy/follow.ts";
 import { exitText } from "../../render/exit-status.ts";
 import { renderFields } from "../../render/fields.ts";
+import { imageText } from "../../render/image.ts";
 import { enumWord, printJson } from "../../render/messages.ts";
 import { instant } from "../../render/quantities.ts";
 import { StepList } from "../../render/step-list.ts";
@@ -27,7 +28,7 @@ function fieldsOf(deployment: Deployment): Array<[string, string]> {
     ["app", deployment.app],
     ["state", enumWord(DeploymentStateSchema, deployment.state)],
     ["url", deployment.url],
-    ["image", deployment.image],
+    ["image", imageText(deployment)],
     ["digest", deployment.imageDigest],
     ["build", deployment.buildId],
     ["vms", deployment.vmIds.join(" ")],

@@ -29,5 +29,8 @@ export async function login(context: CliContext, flags: LoginFlags): Promise<voi
   const path = profilePath(context.home);
   if (flags.json)
     context.out.write(`${JSON.stringify({ url: url.origin, tenantId: platform.tenantId, profile: path })}\n`);
-  else context.out.write(`${url.origin} accepts the key of ${platform.tenantId}; kept in ${path}.\n`);
+  else {
+    context.out.write(`${url.origin} accepts the key of ${platform.tenantId}; kept in ${path}.\n`);
+    context.out.write(`Images are pushed to ${url.host}/<app>: docker login ${url.host} -u unkey --password-stdin\n`);
+  }
 }
