@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   chmodSync,
@@ -360,10 +360,27 @@ test("buildah builds a Dockerfile for real: arguments, secrets, targets and .doc
   assert.ok(names.has("app/kept") && !names.has("app/ignored"), [...names.keys()].join(" "));
   assert.ok(![...names.values()].some((content) => content === "the-token"));
 
+  const containers = () =>
+    execFileSync(buildahPath, ["containers", "--quiet"], { env: { ...process.env, ...env } }).toString();
   const failed = await place.run({ env }, "deploy", "app", "--secret", "id=tok,src=token");
   assert.equal(failed.exitCode, 1);
   assert.match(failed.err, /buildah build failed with exit code 1/);
-  assert.equal(place.seen.uploads.length, 1);
+
+  writeFileSync(
+    place.at("app", "Dockerfile"),
+    'FROM scratch\nCOPY busybox /\nRUN ["/busybox", "sh", "-c", "echo it runs; sleep 1000"]\n',
+  );
+  const interrupt = new AbortController();
+  const onOut = (text: string) => text.includes("| it runs") && interrupt.abort(new Interrupted());
+  const ended = await place.run({ env, signal: interrupt.signal, onOut }, "deploy", "app");
+  assert.equal(ended.exitCode, 130);
+  assert.deepEqual([containers(), place.leftovers()], ["", []]);
+
+  writeFileSync(place.at("app", "Dockerfile"), "FROM scratch\n");
+  const least = await place.run({ env }, "deploy", "app");
+  assert.equal(least.exitCode, 0, least.err);
+  assert.equal(containers(), "");
+  assert.equal(place.seen.uploads.length, 2);
 });
 
 /** Small files of a layout's layers, by name. */

@@ -105,7 +105,7 @@ else if (verb === "build" || (verb === "buildx" && second === "build")) {
   const common = { file: "value", tag: "list", platform: "value", target: "value", "build-arg": "list" };
   const kinds = {
     docker: buildx ? { ...common, load: "bool", provenance: "value", progress: "value", secret: "list" } : common,
-    podman: { ...common, layers: "bool", iidfile: "value", ignorefile: "value", secret: "list" },
+    podman: { ...common, layers: "bool", "force-rm": "bool", iidfile: "value", ignorefile: "value", secret: "list" },
   };
   const { found, words } = parse(argv.slice(buildx ? 2 : 1), kinds[name]);
   if (words.length !== 1) fail(`"${name} build" requires 1 argument.`);

@@ -84,7 +84,8 @@ function buildahArgs(request: EngineBuild): EngineCommand {
   const ignore = ignoreFile === undefined ? [] : ["--ignorefile", ignoreFile];
   // A tag keeps the layers from being removed: the next build of the directory begins with them.
   const names = ["--layers", "--tag", `localhost/${steadyTag}`, "--iidfile", imageIdFile];
-  return { args: ["build", ...names, ...commonArgs(request), ...ignore, ...args, contextDir], env };
+  // Containers of the build go, also of one that fails or is ended: without the flag even some good ones leave theirs.
+  return { args: ["build", "--force-rm", ...names, ...commonArgs(request), ...ignore, ...args, contextDir], env };
 }
 
 const dockerServer = ["version", "--format", "{{.Server.Version}}"];
