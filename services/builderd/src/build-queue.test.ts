@@ -88,11 +88,11 @@ function queueOver(
     inside,
     freed,
     end: (buildId: BuildId) => ends.get(buildId)?.(),
-    async running(count: number): Promise<void> {
+    running: async (count: number): Promise<void> => {
       while (inside.size < count)
         await new Promise((resolve) => changed.addEventListener("changed", resolve, { once: true }));
     },
-    async ask(tenantId: TenantId, source: BuildSource = reference, withCredentials = false): Promise<Build> {
+    ask: async (tenantId: TenantId, source: BuildSource = reference, withCredentials = false): Promise<Build> => {
       const buildId = newId("build");
       const request = { source, plainHttp: false, format: "erofs", argvOverride: [] } as const;
       const asked = { buildId, tenantId, idempotencyKey: buildId, request, withCredentials, platform: "linux/amd64" };

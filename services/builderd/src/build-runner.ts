@@ -243,7 +243,15 @@ export class BuildRunner {
     const { digest, sizeBytes, imagePath: path } = rootfs;
     const { tenantId } = build;
     const { assetId } = await assets.store(
-      { tenantId, name: source.name.slice(0, 255), path, digest, sizeBytes, labels: rootfsLabels(recipe) },
+      {
+        tenantId,
+        uploadKey: `rootfs of ${build.buildId}`,
+        name: source.name.slice(0, 255),
+        path,
+        digest,
+        sizeBytes,
+        labels: rootfsLabels(recipe),
+      },
       signal,
       (done, total) => progress.bytes(done, total),
     );

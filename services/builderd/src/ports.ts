@@ -134,6 +134,8 @@ export interface UploadStore {
 
 export interface RootfsFile {
   readonly tenantId: TenantId;
+  /** The same for every try of one build. */
+  readonly uploadKey: string;
   readonly name: string;
   readonly path: string;
   /** Of the file, as its maker says; whoever stores it counts again. */

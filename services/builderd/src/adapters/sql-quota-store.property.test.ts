@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { type BuildId, newId, type TenantId } from "@unkey/base";
 import { openSqlite, type Sql } from "@unkey/sql";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import type { BuildEvent, BuildState } from "../domain/build-state.ts";
 import { dayStartMs, type QuotaUse } from "../domain/quota.ts";
 import { migrations } from "./schema.ts";

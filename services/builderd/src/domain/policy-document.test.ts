@@ -3,7 +3,7 @@ import { generateKeyPairSync } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { gib, mib, newId } from "@unkey/base";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { defaultBuildPolicy } from "./policy.ts";
 import { defaultPolicyDocument, PolicyMistakes, parsePolicyDocument } from "./policy-document.ts";
 import { defaultBuildQuota } from "./quota.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { TenantId } from "@unkey/base";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { nextTurn, tenantPlaces } from "./turns.ts";
 
 type Move = { readonly kind: "ask"; readonly tenant: number } | { readonly kind: "end"; readonly which: number };

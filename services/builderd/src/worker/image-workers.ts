@@ -1,4 +1,4 @@
-import { lstat, mkdir } from "node:fs/promises";
+import { chmod, chown, lstat, mkdir } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { mib } from "@unkey/base";
@@ -110,8 +110,11 @@ export class SandboxedWorkers implements ImageWorkers {
     if (rootfs === undefined) throw new Error("an assembling worker has answered no root filesystem");
     const imagePath = join(directory, "out", imageName);
     const found = await lstat(imagePath);
-    if (!found.isFile() || found.size !== rootfs.sizeBytes)
+    if (!found.isFile() || found.nlink !== 1 || found.size !== rootfs.sizeBytes) {
       throw new Error("the image is not the file that was announced");
+    }
+    await chown(imagePath, process.getuid?.() ?? 0, process.getgid?.() ?? 0); // its maker is gone: nobody else writes to it
+    await chmod(imagePath, 0o400);
     return { ...rootfs, imagePath };
   }
 
