@@ -406,6 +406,11 @@ export const errorCatalogue = {
   },
   ASSET_NOT_AVAILABLE: { code: "failed_precondition", nextStep: "Upload the asset again, or use another one." },
   ASSET_IN_USE: { code: "failed_precondition", nextStep: "Delete the VMs that hold the asset first." },
+  ASSET_SOURCE_REFUSED: {
+    code: "failed_precondition",
+    nextStep:
+      "Send the bytes, or put the file below a directory in UNKEY_ASSETMANAGERD_INTAKE_ROOTS on its file system.",
+  },
   ASSET_DIGEST_MISMATCH: { code: "invalid_argument", nextStep: "Upload it again, with the digest of what is sent." },
   ASSET_SIZE_MISMATCH: { code: "invalid_argument", nextStep: "Upload it again, with the length of what is sent." },
   ASSET_TOO_LARGE: {

@@ -11,6 +11,8 @@ export interface Config {
   readonly dataDir: string;
   /** Directories below which assets may be staged; none forbids staging. */
   readonly stagingRoots: readonly string[];
+  /** Directories below which files are taken as uploads without being sent; none forbids it. */
+  readonly intakeRoots: readonly string[];
   readonly maxAssetBytes: number;
   /** Per tenant; 0 for no limit. The platform has none. */
   readonly tenantQuotaBytes: number;
@@ -44,6 +46,7 @@ export function readConfig(settings: Settings): Config {
     rpc: readRpcSettings(settings, { defaultPort: 8083 }),
     dataDir: settings.path("DATA_DIR"),
     stagingRoots: settings.list("STAGING_ROOTS", { default: [], pattern: /^\// }),
+    intakeRoots: settings.list("INTAKE_ROOTS", { default: [], pattern: /^\// }),
     maxAssetBytes: settings.bytes("MAX_ASSET", { min: mib, max: tebibyte, default: 16 * gib }),
     tenantQuotaBytes: settings.bytes("TENANT_QUOTA", { min: 0, max: 1024 * tebibyte, default: 0 }),
     tenantQuotaAssets: settings.int("TENANT_QUOTA_ASSETS", { min: 0, max: 100_000_000, default: 0 }),

@@ -57,7 +57,11 @@ export function assetHandlers({
     async appendUpload(requests, context) {
       const { signal } = callerOf(context);
       const parts = partsOf(requests);
-      const { tenantId, assetId, offset } = await headerOf<AppendUploadHeader>(parts);
+      const { tenantId, assetId, offset, sourcePath } = await headerOf<AppendUploadHeader>(parts);
+      if (sourcePath !== "") {
+        const upload = { owner: toOwner(tenantId), id: toAssetId(assetId), sourcePath };
+        return toAsset(await uploads.adopt(upload, signal));
+      }
       const at = { owner: toOwner(tenantId), id: toAssetId(assetId), offset: toNumber(offset) };
       return toAsset(await uploads.append(at, chunksOf(parts), signal));
     },

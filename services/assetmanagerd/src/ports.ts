@@ -241,6 +241,11 @@ export interface IncomingFiles {
   open(id: AssetId, offset: number): Promise<IncomingFile>;
   /** Makes the file exactly so long before it becomes a blob. Throws UPLOAD_OFFSET_MISMATCH when it is shorter. */
   settle(id: AssetId, bytes: number): Promise<void>;
+  /**
+   * Makes a file of this host the upload's, whole and durable, once `admit` has allowed its size; answers that. Throws
+   * ASSET_SOURCE_REFUSED before anything has changed.
+   */
+  adopt(id: AssetId, sourcePath: string, admit: (bytes: number) => Promise<void>): Promise<number>;
   read(id: AssetId, signal: AbortSignal): AsyncIterable<Uint8Array>;
   path(id: AssetId): string;
   remove(id: AssetId): Promise<void>;

@@ -118,6 +118,27 @@ export class Uploads {
     );
   }
 
+  /**
+   * Takes a file of this host as all of the upload's bytes; its sender must not change it any more. Taken before, it is not
+   * taken again. Throws ASSET_SOURCE_REFUSED.
+   */
+  adopt(
+    { owner, id, sourcePath }: UploadAddress & { readonly sourcePath: string },
+    signal: AbortSignal,
+  ): Promise<Asset> {
+    const { uploads, incoming, clock, quotaOf } = this.#deps;
+    return this.#alone(id, signal, async () => {
+      const upload = await this.#uploading(owner, id);
+      if (upload.receivedBytes !== 0) throw offsetMismatch(upload.receivedBytes);
+      const receivedBytes = await incoming.adopt(id, sourcePath, async (bytes) => {
+        this.#mustBeAllowed(bytes);
+        await uploads.reserve(owner, id, bytes, quotaOf(owner));
+      });
+      await uploads.note(owner, id, receivedBytes, receivedBytes, clock.nowMs());
+      return { ...upload, receivedBytes };
+    });
+  }
+
   finish(
     { owner, id, digest, sizeBytes }: UploadAddress & { readonly digest: Digest; readonly sizeBytes: number },
     signal: AbortSignal,

@@ -34,7 +34,7 @@ export async function startAssetManager(config: Config, context: DaemonContext):
       signal: context.stopping,
     }),
   );
-  const incoming = await DiskIncomingFiles.open(blobsDir);
+  const incoming = await DiskIncomingFiles.open(blobsDir, config.intakeRoots);
   const stager = new DirectoryStager(config.stagingRoots);
   let builds: Builds | undefined;
   if (config.builder !== undefined) {

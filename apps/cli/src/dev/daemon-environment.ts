@@ -24,6 +24,7 @@ const services: readonly Service[] = [
     ports: { rpc: 8083, health: 9468 },
     settings: (home) => ({
       STAGING_ROOTS: join(home.dataDir("metald"), "vms"),
+      INTAKE_ROOTS: join(home.dataDir("builderd"), "scratch"),
       BUILDERD_ADDRESS: peer(home, "builderd"), // asked only when a query wants a build: neither waits for the other
     }),
   },

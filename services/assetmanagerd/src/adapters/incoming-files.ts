@@ -1,5 +1,5 @@
-import { createReadStream } from "node:fs";
-import { chmod, mkdir, open, readdir, rm, stat, statfs } from "node:fs/promises";
+import { constants, createReadStream } from "node:fs";
+import { chmod, link, mkdir, open, readdir, realpath, rm, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { type AssetId, isId, ServiceError } from "@unkey/base";
 import type { IncomingFile, IncomingFiles } from "../ports.ts";
@@ -12,16 +12,19 @@ const reserveBytes = 64 * 1024 * 1024;
 /** Uploads under way as files `<root>/incoming/<asset id>`. */
 export class DiskIncomingFiles implements IncomingFiles {
   readonly #dir: string;
+  readonly #intakeRoots: readonly string[];
 
-  private constructor(dir: string) {
+  private constructor(dir: string, intakeRoots: readonly string[]) {
     this.#dir = dir;
+    this.#intakeRoots = intakeRoots;
   }
 
-  static async open(root: string): Promise<DiskIncomingFiles> {
+  /** Files are adopted from below `intakeRoots` only. */
+  static async open(root: string, intakeRoots: readonly string[] = []): Promise<DiskIncomingFiles> {
     const dir = join(root, "incoming");
     await mkdir(dir, { recursive: true, mode: 0o700 });
     await chmod(root, 0o700);
-    return new DiskIncomingFiles(dir);
+    return new DiskIncomingFiles(dir, intakeRoots);
   }
 
   async open(id: AssetId, offset: number): Promise<IncomingFile> {
@@ -70,6 +73,32 @@ export class DiskIncomingFiles implements IncomingFiles {
     await file.sync();
   }
 
+  async adopt(id: AssetId, sourcePath: string, admit: (bytes: number) => Promise<void>): Promise<number> {
+    const real = await realpath(sourcePath).catch((cause: unknown) => refuse("it cannot be found", cause));
+    const roots = await Promise.all(this.#intakeRoots.map((root) => realpath(root).catch(() => undefined)));
+    if (!roots.some((root) => root !== undefined && real.startsWith(`${root}/`))) {
+      refuse("it does not lie below an intake directory");
+    }
+    await using file = await open(real, constants.O_RDONLY | constants.O_NOFOLLOW).catch((cause: unknown) =>
+      refuse("it cannot be opened", cause),
+    );
+    const source = await file.stat();
+    const { size, ino, nlink, uid, mode } = source;
+    if (!source.isFile() || nlink !== 1) refuse("it is not a file with one name");
+    if (uid !== process.getuid?.() || (mode & 0o022) !== 0) refuse("others can write to it");
+    await admit(size);
+    const path = this.path(id);
+    await rm(path, { force: true });
+    await link(real, path).catch((cause: unknown) => refuse("it lies on another file system", cause));
+    if ((await stat(path)).ino !== ino) {
+      await rm(path, { force: true });
+      refuse("it was replaced");
+    }
+    await file.sync();
+    await syncDirectory(this.#dir);
+    return size;
+  }
+
   async *read(id: AssetId, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     yield* createReadStream(this.path(id), { highWaterMark: readChunkBytes, signal }) as AsyncIterable<Buffer>;
   }
@@ -90,6 +119,10 @@ export class DiskIncomingFiles implements IncomingFiles {
     const { bavail, bsize } = await statfs(this.#dir);
     if (bavail * bsize < bytes + reserveBytes) throw storeFull();
   }
+}
+
+function refuse(why: string, cause?: unknown): never {
+  throw new ServiceError("ASSET_SOURCE_REFUSED", `the file is not taken: ${why}`, { cause });
 }
 
 function lost(size: number, cause?: unknown): ServiceError {
