@@ -2,7 +2,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ServiceError } from "@unkey/base";
 import { type ByteString, printable, toBytes } from "../byte-string.ts";
-import type { TreeNode } from "../layer/tree.ts";
+import type { SpecialNode, TreeNode } from "../layer/tree.ts";
 
 export interface NumberedNode {
   readonly node: TreeNode;
@@ -23,42 +23,27 @@ const typeBits = {
 };
 
 /**
- * Commands for debugfs that give each inode its owner, mode, times and attributes, and make devices and pipes. Inodes are named
- * by number: a name needs telling only where it is made. Attribute values go into files below `scratch`.
+ * Commands for debugfs that give each inode its owner, mode, times and attributes as far as staging could not, and make devices
+ * and pipes. Inodes are named by number: a name needs telling only where it is made. Attribute values go into files below
+ * `scratch`. Comes in pieces, for a tree may have hundreds of thousands of inodes.
  */
-export async function attributeScript(
+export async function* attributeScript(
   { nodes, hasLostFound }: { readonly nodes: readonly NumberedNode[]; readonly hasLostFound: boolean },
   names: ReadonlyMap<TreeNode, readonly ByteString[]>,
   scratch: string,
-): Promise<Buffer> {
-  const lines: string[] = [];
+): AsyncGenerator<Buffer> {
   const values = new Map<string, string>();
-  for (const { node, inode, path, linkCount } of nodes) {
-    let spec = `<${inode}>`;
-    if (inode === undefined && "deviceMajor" in node) {
-      spec = quoted(path, `/${path}`);
-      const kind = { char: "c", block: "b", fifo: "p" }[node.kind];
-      const numbers = node.kind === "fifo" ? "" : " 0 0"; // its own arguments end at 16 bits
-      lines.push(`cd ${quoted(path, `/${parentOf(path)}`)}`, `mknod ${quoted(path, lastOf(path))} ${kind}${numbers}`);
-      if (node.kind !== "fifo") {
-        const [older, newer] = encodeDevice(node.deviceMajor, node.deviceMinor);
-        lines.push(`sif ${spec} block[0] ${older}`, `sif ${spec} block[1] ${newer}`);
-      }
-      for (const other of names.get(node)?.slice(1) ?? []) {
-        lines.push(`cd ${quoted(other, `/${parentOf(other)}`)}`, `ln ${spec} ${quoted(other, lastOf(other))}`);
-      }
-      if (linkCount > 1) lines.push(`sif ${spec} links_count ${linkCount}`);
+  let lines: string[] = [];
+  for (const numbered of nodes) {
+    if (lines.length > 1000) {
+      yield toBytes(`${lines.join("\n")}\n`);
+      lines = [];
     }
-    const { mode, uid, gid, mtimeNs, xattrs } = node.metadata;
-    lines.push(`sif ${spec} mode 0${(typeBits[node.kind] | mode).toString(8)}`);
-    lines.push(`sif ${spec} uid ${uid}`, `sif ${spec} gid ${gid}`);
-    const seconds = mtimeNs / 1_000_000_000n;
-    // Nanoseconds above two bits that carry the seconds beyond 2038 (Linux, fs/ext4/ext4.h, "ext4_encode_extra_time").
-    const extra = ((mtimeNs % 1_000_000_000n) << 2n) | (seconds >= 2n ** 31n ? 1n : 0n);
-    for (const time of ["atime", "ctime", "mtime", "crtime"]) {
-      lines.push(`sif ${spec} ${time} @${seconds}`, `sif ${spec} ${time}_extra ${extra}`);
-    }
-    for (const [name, value] of xattrs) {
+    const { node, inode, path } = numbered;
+    const spec = inode === undefined ? quoted(path, `/${path}`) : `<${inode}>`;
+    if ("deviceMajor" in node) lines.push(...makeSpecial(node, numbered, spec, names.get(node) ?? []));
+    lines.push(...metadataLines(node, spec, inode !== undefined && path !== ""));
+    for (const [name, value] of node.metadata.xattrs) {
       const key = value.toString("latin1");
       let file = values.get(key);
       if (file === undefined) {
@@ -70,7 +55,44 @@ export async function attributeScript(
     }
   }
   if (!hasLostFound) lines.push("cd /", "rmdir lost+found");
-  return toBytes(`${lines.join("\n")}\n`);
+  yield toBytes(`${lines.join("\n")}\n`);
+}
+
+function makeSpecial(
+  node: SpecialNode,
+  { path, linkCount }: NumberedNode,
+  spec: string,
+  names: readonly ByteString[],
+): string[] {
+  const kind = { char: "c", block: "b", fifo: "p" }[node.kind];
+  const numbers = node.kind === "fifo" ? "" : " 0 0"; // its own arguments end at 16 bits
+  const lines = [`cd ${quoted(path, `/${parentOf(path)}`)}`, `mknod ${quoted(path, lastOf(path))} ${kind}${numbers}`];
+  if (node.kind !== "fifo") {
+    const [older, newer] = encodeDevice(node.deviceMajor, node.deviceMinor);
+    lines.push(`sif ${spec} block[0] ${older}`, `sif ${spec} block[1] ${newer}`);
+  }
+  for (const other of names.slice(1)) {
+    lines.push(`cd ${quoted(other, `/${parentOf(other)}`)}`, `ln ${spec} ${quoted(other, lastOf(other))}`);
+  }
+  if (linkCount > 1) lines.push(`sif ${spec} links_count ${linkCount}`);
+  return lines;
+}
+
+/** Staging keeps whole seconds until 2038, whatever the host's file system, and its own user; of the root, mke2fs copies nothing. */
+function metadataLines(node: TreeNode, spec: string, isStaged: boolean): string[] {
+  const { mode, uid, gid, mtimeNs } = node.metadata;
+  const seconds = mtimeNs / 1_000_000_000n;
+  const isLate = seconds >= 2n ** 31n;
+  // Nanoseconds above two bits that carry the seconds beyond 2038 (Linux, fs/ext4/ext4.h, "ext4_encode_extra_time").
+  const extra = ((mtimeNs % 1_000_000_000n) << 2n) | (isLate ? 1n : 0n);
+  const lines = [`sif ${spec} mode 0${(typeBits[node.kind] | mode).toString(8)}`];
+  if (!isStaged || uid !== process.getuid?.()) lines.push(`sif ${spec} uid ${uid}`);
+  if (!isStaged || gid !== process.getgid?.()) lines.push(`sif ${spec} gid ${gid}`);
+  for (const time of ["atime", "ctime", "mtime"]) {
+    if (!isStaged || isLate || time === "ctime") lines.push(`sif ${spec} ${time} @${seconds}`);
+    if (extra !== 0n) lines.push(`sif ${spec} ${time}_extra ${extra}`);
+  }
+  return lines;
 }
 
 /** A device's number as the first two block addresses of its inode (Linux, fs/ext4/inode.c, include/linux/kdev_t.h). */

@@ -10,7 +10,7 @@ import {
   writeSync,
 } from "node:fs";
 import { type ByteString, toBytes } from "../byte-string.ts";
-import { type DirectoryNode, type FileNode, storedBytes, type TreeNode } from "../layer/tree.ts";
+import { type FileNode, storedBytes, type TreeNode } from "../layer/tree.ts";
 
 const sep = Buffer.from("/");
 
@@ -33,7 +33,6 @@ export function namesOf(
  * elsewhere. The work is synchronous: it is one short system call after another.
  */
 export async function stageTree(
-  root: DirectoryNode,
   names: ReadonlyMap<TreeNode, readonly ByteString[]>,
   files: readonly FileNode[],
   content: AsyncIterable<Uint8Array>,
@@ -56,8 +55,6 @@ export async function stageTree(
     if (node.kind === "symlink") lutimesSync(at(first), seconds, seconds);
     else if (node.kind === "file" || node.kind === "directory") utimesSync(at(first), seconds, seconds);
   }
-  const seconds = Number(root.metadata.mtimeNs / 1_000_000_000n);
-  utimesSync(base, seconds, seconds);
 }
 
 async function writeFiles(
@@ -71,7 +68,7 @@ async function writeFiles(
     for (const file of files) {
       const fd = openSync(pathOf(file), "wx", 0o600);
       try {
-        ftruncateSync(fd, file.sizeBytes);
+        if (file.data !== undefined) ftruncateSync(fd, file.sizeBytes);
         for (const range of file.data ?? [{ offset: 0, length: storedBytes(file) }]) {
           for (let done = 0; done < range.length; ) {
             if (chunk.length === 0) {

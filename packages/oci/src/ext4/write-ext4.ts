@@ -62,7 +62,7 @@ export async function writeExt4(options: Ext4Options): Promise<{ sizeBytes: numb
   try {
     const staged = join(scratch, "root");
     await mkdir(staged, { mode: 0o700 });
-    await stageTree(root, names, files, content, staged);
+    await stageTree(names, files, content, staged);
     signal.throwIfAborted();
     const numbered = numberInodes(root, names);
     const sizeBytes = imageBytes(names);
@@ -76,16 +76,24 @@ export async function writeExt4(options: Ext4Options): Promise<{ sizeBytes: numb
       command: "mke2fs",
       package: "e2fsprogs",
       args: [
-        ...["-q", "-F", "-b", String(blockBytes), "-I", String(inodeBytes), "-N", String(names.size + 32), "-m", "0"],
-        ...["-O", features.join(","), "-U", uuid, "-d", staged],
-        ...["-E", `hash_seed=${uuid},lazy_itable_init=0,nodiscard,root_owner=0:0`, imagePath],
+        "-q",
+        "-F",
+        `-b${blockBytes}`,
+        `-I${inodeBytes}`,
+        `-N${names.size + 32}`,
+        "-m0",
+        `-O${features.join(",")}`,
+        `-U${uuid}`,
+        `-d${staged}`,
+        `-Ehash_seed=${uuid},lazy_itable_init=0,nodiscard,root_owner=0:0`,
+        imagePath,
       ],
       env,
       signal,
     });
     await checkInodes(imagePath, numbered.inodes);
     const script = join(scratch, "attributes");
-    await writeFile(script, await attributeScript(numbered, names, scratch));
+    await writeFile(script, attributeScript(numbered, names, scratch));
     await runTool({
       command: "debugfs",
       package: "e2fsprogs",
