@@ -15,8 +15,8 @@ export function sortedNames(children: ReadonlyMap<string, unknown>): string[] {
 export function directoryBlocks(names: readonly string[]): { starts: number[]; lastBytes: number } {
   const starts = [0];
   let used = 0;
-  for (const [index, name] of names.entries()) {
-    const bytes = direntBytes + name.length;
+  for (let index = 0; index < names.length; index++) {
+    const bytes = direntBytes + (names[index]?.length ?? 0);
     if (used + bytes > blockBytes) {
       starts.push(index);
       used = 0;

@@ -1,4 +1,3 @@
-import { directoryBytes } from "./directory.ts";
 import type { ChunkLayout } from "./holes.ts";
 import type { ErofsDirectory, ErofsNode } from "./tree.ts";
 
@@ -8,6 +7,8 @@ export class Inode {
   linkCount: number;
   /** Of a directory, to find `..`; its own parent is the root's. */
   readonly parent: ErofsDirectory | undefined;
+  /** Of its content: a file's, a link's target, a directory's entries. */
+  sizeBytes = 0;
   /** See `dataLayout`. */
   layout = 0;
   /** In 64 bytes instead of 32. */
@@ -32,19 +33,4 @@ export function chunksOf({ detail }: Inode): ChunkLayout | undefined {
 
 export function namesOf({ detail }: Inode): readonly string[] {
   return detail !== undefined && !("bits" in detail) ? detail : [];
-}
-
-/** Bytes of content: a file's, a link's target, a directory's entries. */
-export function sizeOf(inode: Inode): number {
-  const { node } = inode;
-  switch (node.kind) {
-    case "file":
-      return node.sizeBytes;
-    case "symlink":
-      return node.target.length;
-    case "directory":
-      return directoryBytes(namesOf(inode));
-    default:
-      return 0;
-  }
 }

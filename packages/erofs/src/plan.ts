@@ -1,5 +1,5 @@
 import { ServiceError } from "@unkey/base";
-import { sortedNames } from "./directory.ts";
+import { directoryBytes, sortedNames } from "./directory.ts";
 import {
   blockBytes,
   compactInodeBytes,
@@ -12,7 +12,7 @@ import {
   wholeBlocks,
 } from "./format.ts";
 import { chunkLayout, chunkListBytes } from "./holes.ts";
-import { chunksOf, type Inode, sizeOf } from "./inode.ts";
+import { chunksOf, type Inode } from "./inode.ts";
 import { SlotAllocator } from "./slot-allocator.ts";
 import { survey } from "./survey.ts";
 import type { ErofsDirectory, ErofsFile, ErofsNode } from "./tree.ts";
@@ -136,9 +136,17 @@ function layOut(
 function measureInode(inode: Inode, commonMtimeNs: bigint, xattrs: XattrTable): Extent {
   const { node } = inode;
   const { metadata } = node;
-  if (node.kind === "file") inode.detail = chunkLayout(node);
-  if (node.kind === "directory") inode.detail = sortedNames(node.children);
-  const sizeBytes = sizeOf(inode);
+  if (node.kind === "file") {
+    inode.sizeBytes = node.sizeBytes;
+    inode.detail = chunkLayout(node);
+  } else if (node.kind === "symlink") {
+    inode.sizeBytes = node.target.length;
+  } else if (node.kind === "directory") {
+    const names = sortedNames(node.children);
+    inode.sizeBytes = directoryBytes(names);
+    inode.detail = names;
+  }
+  const { sizeBytes } = inode;
   inode.extended =
     metadata.uid > 0xffff ||
     metadata.gid > 0xffff ||

@@ -17,7 +17,7 @@ import {
 } from "./format.ts";
 import { pieces, storedRuns, writeChunkAddresses } from "./holes.ts";
 import { ImageFile } from "./image-file.ts";
-import { chunksOf, type Inode, namesOf, sizeOf } from "./inode.ts";
+import { chunksOf, type Inode, namesOf } from "./inode.ts";
 import { type Group, type Plan, planImage } from "./plan.ts";
 import type { ErofsDirectory, ErofsFile } from "./tree.ts";
 
@@ -110,7 +110,8 @@ class ImageWriter {
         await this.#image.write(Buffer.from(node.target, "latin1"), this.#signal);
       }
       if (node.kind === "directory") {
-        const blocks = wholeBlocks(sizeOf(inode)) - (inode.layout === dataLayout.inline ? 1 : 0);
+        const blocks = wholeBlocks(inode.sizeBytes) - (inode.layout === dataLayout.inline ? 1 : 0);
+        if (blocks === 0) continue;
         const data = Buffer.alloc(blocks * blockBytes);
         this.#writeDirectoryBlocks(inode, data, 0, inode.layout === dataLayout.inline ? "all but last" : "all");
         await this.#image.write(data, this.#signal);
@@ -170,12 +171,11 @@ class ImageWriter {
 
   /** Writes an inode and its attributes; returns where in the metadata its tail or its chunk addresses go. */
   #writeInodeHead(inode: Inode, group: Group, into: Buffer): number {
-    const { node, layout, extended, linkCount } = inode;
+    const { node, layout, extended, linkCount, sizeBytes } = inode;
     const { mode, uid, gid, mtimeNs, xattrs } = node.metadata;
     const at = (inode.nid - group.metadataBlock * slotsPerBlock) * slotBytes;
     const xattrBytes = this.#plan.xattrs.inodeBytes(xattrs);
-    const sizeBytes = sizeOf(inode);
-    const place = placeOf(inode, sizeBytes);
+    const place = placeOf(inode);
     const modeWithType = fileTypes[node.kind].modeBits | mode;
     writeInode(into, at, {
       extended,
@@ -220,8 +220,8 @@ class ImageWriter {
   }
 }
 
-function placeOf(inode: Inode, sizeBytes: number): number {
-  const { node, startBlock } = inode;
+function placeOf(inode: Inode): number {
+  const { node, startBlock, sizeBytes } = inode;
   if (node.kind === "char" || node.kind === "block") return encodeDevice(node.deviceMajor, node.deviceMinor);
   const chunks = chunksOf(inode);
   if (chunks !== undefined) return chunks.bits;
