@@ -1,3 +1,4 @@
+import { BuildState } from "@unkey/api/builder";
 import { startTestRegistry } from "@unkey/oci/testing";
 import { type Figure, median } from "./figure.ts";
 import { debianLayers, hugeLayers, pushImage } from "./support/bench-image.ts";
@@ -28,12 +29,7 @@ export async function* run(): AsyncGenerator<Figure> {
   const least: number[] = [];
   for (let round = 0; round < rounds; round++) {
     const reference = await push(round, 0);
-    ours.push(
-      await seconds(
-        `round ${round}, ours`,
-        daemons.build(reference).then((built) => built.seconds),
-      ),
-    );
+    ours.push(await seconds(`round ${round}, ours`, timed(daemons, reference)));
     peers.push(await seconds(`round ${round}, skopeo + umoci + mke2fs`, skopeoUmociMke2fs(reference, archiveBytes)));
     least.push(
       await seconds(`round ${round}, download and decompress`, downloadAndDecompress(reference, parallelLayers)),
@@ -59,12 +55,7 @@ export async function* run(): AsyncGenerator<Figure> {
   const changed: number[] = [];
   for (let i = 0; i < rounds; i++) {
     const reference = await push(rounds - 1, i + 1);
-    changed.push(
-      await seconds(
-        "one changed layer",
-        daemons.build(reference).then((built) => built.seconds),
-      ),
-    );
+    changed.push(await seconds("one changed layer", timed(daemons, reference)));
   }
   yield { name: "build.changed_top_layer_vs_cold", value: round2(median(changed) / cold), unit: "ratio", goal: 0.2 };
 
@@ -77,12 +68,20 @@ export async function* run(): AsyncGenerator<Figure> {
 /** Of builderd and all its workers during one cold build. */
 async function peakMemory(daemons: BuildDaemons, reference: string, what: string): Promise<number> {
   using watch = new MemoryWatch(daemons.builderPid);
-  await seconds(
-    what,
-    daemons.build(reference).then((built) => built.seconds),
-  );
+  await seconds(what, timed(daemons, reference));
   console.error(`${what}: at its peak ${watch.peakParts.join(", ")}`);
   return Math.round(watch.peakBytes / mib);
+}
+
+/** Seconds of a build; tells where they went. */
+async function timed(daemons: BuildDaemons, reference: string): Promise<number> {
+  const { seconds: took, build } = await daemons.build(reference);
+  const steps = build.steps.map(({ state, startedAtMs, endedAtMs }) => {
+    const [name = ""] = Object.entries(BuildState).find(([, value]) => value === state) ?? [];
+    return `${name.toLowerCase()} ${(Number(endedAtMs - startedAtMs) / 1000).toFixed(2)}`;
+  });
+  console.error(`steps: ${steps.join(", ")}`);
+  return took;
 }
 
 async function seconds(what: string, measured: Promise<number>): Promise<number> {
