@@ -33,7 +33,6 @@ type Step =
   | { readonly kind: "begin"; readonly owner: number; readonly key: number }
   | {
       readonly kind: "append" | "finish" | "cancel" | "lease" | "delete" | "register";
-      readonly owner: number;
       readonly which: number;
       readonly content: number;
     }
@@ -55,7 +54,7 @@ const anyStep: fc.Arbitrary<Step> = fc.oneof(
       keep: fc.boolean(),
     }),
   },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("begin" as const), owner, key: fc.nat({ max: 2 }) }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("begin" as const), owner, key: fc.nat({ max: 2 }) }) },
   {
     weight: 8,
     arbitrary: fc.record({
@@ -67,22 +66,23 @@ const anyStep: fc.Arbitrary<Step> = fc.oneof(
         "delete" as const,
         "register" as const,
       ),
-      owner,
       which,
       content,
     }),
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("release" as const), which }) },
   {
-    weight: 2,
-    arbitrary: fc.record({ kind: fc.constant("pass" as const), ms: fc.constantFrom(1, 5_000, graceMs + 1, 4_000_000) }),
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constant("pass" as const),
+      ms: fc.constantFrom(1, 5_000, graceMs + 1, graceMs + 1, graceMs + 1, 4_000_000),
+    }),
   },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant("collect" as const) }) },
+  { weight: 7, arbitrary: fc.record({ kind: fc.constant("collect" as const) }) },
 );
 /** Undefined: the step ends. Else the process dies at that call. */
-const anyWork = fc.array(fc.tuple(anyStep, fc.option(fc.nat({ max: 25 }), { nil: undefined, freq: 4 })), {
-  maxLength: 40,
-});
+const death = fc.oneof({ weight: 5, arbitrary: fc.constant(undefined) }, { weight: 1, arbitrary: fc.nat({ max: 25 }) });
+const anyWork = fc.array(fc.tuple(anyStep, death), { minLength: 20, maxLength: 60, size: "max" });
 
 class World {
   readonly owners: readonly Owner[] = [newId("tenant"), newId("tenant"), ""];
@@ -204,45 +204,60 @@ async function perform(world: World, step: Step): Promise<void> {
     if (lease !== undefined) await manager.staging.releaseLease(lease.owner, lease.id as never);
     return;
   }
-  const who = world.owners[step.owner] ?? "";
-  const mine = await assetsOf(world, who);
   if (step.kind === "begin") {
+    const who = world.owners[step.owner] ?? "";
     await manager.uploads.begin(describe(who, `key ${step.key}`, undefined, false), `key ${step.key}`);
     return;
   }
   const chunk = contents[step.content] ?? bytes("");
   const declared = { digest: digestOf(chunk), sizeBytes: chunk.length };
   if (step.kind === "upload") {
-    const parent = step.attachTo === undefined ? undefined : pick(mine, step.attachTo)?.id;
+    const who = world.owners[step.owner] ?? "";
+    const parents = (await assetsOf(world, who)).filter((asset) => asset.state === "available" && !asset.attachedTo);
+    const parent = step.attachTo === undefined ? undefined : pick(parents, step.attachTo)?.id;
     await manager.uploads.upload({ ...describe(who, "app", parent, step.keep), ...declared }, once(chunk), signal);
     return;
   }
-  const uploading = mine.filter((asset) => asset.state === "uploading");
-  const upload = pick(uploading, step.which);
-  const asset = pick(mine, step.which);
+  const all = (await Promise.all(world.owners.map((who) => assetsOf(world, who)))).flat();
+  const upload = pick(
+    all.filter((asset) => asset.state === "uploading"),
+    step.which,
+  );
+  const asset = pick(all, step.which);
   if (step.kind === "append" && upload !== undefined) {
-    await manager.uploads.append({ owner: who, id: upload.id, offset: upload.receivedBytes }, once(chunk), signal);
+    await manager.uploads.append(
+      { owner: upload.owner, id: upload.id, offset: upload.receivedBytes },
+      once(chunk),
+      signal,
+    );
   } else if (step.kind === "finish" && upload !== undefined) {
     // As its sender knows it: what was acknowledged, which may be less than what a dead process had written.
     const { receivedBytes } = upload;
     const { incoming } = world.fixture.parts;
     const file = receivedBytes === 0 ? [] : await Array.fromAsync(incoming.read(upload.id, signal));
-    const all = Buffer.concat(file).subarray(0, receivedBytes);
-    await manager.uploads.finish({ owner: who, id: upload.id, digest: digestOf(all), sizeBytes: all.length }, signal);
+    const sent = Buffer.concat(file).subarray(0, receivedBytes);
+    await manager.uploads.finish(
+      { owner: upload.owner, id: upload.id, digest: digestOf(sent), sizeBytes: sent.length },
+      signal,
+    );
   } else if (step.kind === "cancel" && upload !== undefined) {
-    await manager.uploads.cancel({ owner: who, id: upload.id });
+    await manager.uploads.cancel({ owner: upload.owner, id: upload.id });
   } else if (step.kind === "register" && asset?.digest !== undefined) {
     const { digest, sizeBytes } = asset;
-    await manager.assets.register({ ...describe(who, `copy ${step.content}`, undefined, false), digest, sizeBytes });
+    await manager.assets.register({
+      ...describe(asset.owner, `copy ${step.content}`, undefined, false),
+      digest,
+      sizeBytes,
+    });
   } else if (step.kind === "delete" && asset !== undefined) {
-    await manager.assets.giveUp(who, asset.id);
+    await manager.assets.giveUp(asset.owner, asset.id);
   } else if (step.kind === "lease" && asset !== undefined) {
     const leaseKey = `vm ${world.nowMs} ${step.which}`;
     const targetDir = join(world.fixture.jails, "vm");
     const placements = [{ assetId: asset.id, fileName: "rootfs" }];
-    const request = { tenantId: who, leaseKey, placements, targetDir, leaseMs: 3_000_000 };
+    const request = { tenantId: asset.owner, leaseKey, placements, targetDir, leaseMs: 3_000_000 };
     const { lease } = await manager.staging.prepare(request, signal);
-    world.leases.push({ owner: who, id: lease.id, assetId: asset.id, untilMs: lease.expiresAtMs });
+    world.leases.push({ owner: asset.owner, id: lease.id, assetId: asset.id, untilMs: lease.expiresAtMs });
   }
 }
 

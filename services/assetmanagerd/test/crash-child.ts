@@ -74,6 +74,26 @@ switch (point) {
     );
     break;
   }
+  case "appending, between bytes and row":
+  case "finishing, before the blob":
+  case "finishing, between blob and row":
+  case "finishing, between row and file": {
+    const uploads = dying(real.catalog.uploads, point.startsWith("appending") ? "note" : "finish");
+    const store = dying(real.blobs, "adopt");
+    const incoming = dying(real.parts.incoming, "remove");
+    const { manager } = await open(
+      point === "finishing, before the blob"
+        ? { store }
+        : point === "finishing, between row and file"
+          ? { incoming }
+          : { catalog: { ...real.catalog, uploads } },
+    );
+    const upload = { owner: "" as const, id: (await manager.uploads.begin(declaration, "key")).id };
+    const { receivedBytes } = await manager.uploads.begin(declaration, "key");
+    await manager.uploads.append({ ...upload, offset: receivedBytes }, chunks(Infinity), signal);
+    await manager.uploads.finish({ ...upload, digest: declaration.digest, sizeBytes: declaration.sizeBytes }, signal);
+    break;
+  }
   default:
     throw new Error(`no such point: ${point}`);
 }

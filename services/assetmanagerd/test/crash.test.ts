@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { AssetState } from "@unkey/api/asset";
-import { bytes, digestOf, openFixture, uploadOf } from "./fixture.ts";
+import { AssetKind, AssetState } from "@unkey/api/asset";
+import { bytes, contentOf, digestOf, openFixture, rejectsWith, uploadOf } from "./fixture.ts";
 
 const content = bytes("crashing content");
 const signal = new AbortController().signal;
@@ -99,3 +99,54 @@ test("a crash between lease and file leaves a lease that the same request takes 
   await assets.manager.collector.collect(signal);
   assert.deepEqual((await assets.manager.collector.collect(signal)).swept, [assetId]);
 });
+
+for (const point of [
+  "appending, between bytes and row",
+  "finishing, before the blob",
+  "finishing, between blob and row",
+  "finishing, between row and file",
+]) {
+  test(`an upload in parts survives a crash while ${point}`, async (t) => {
+    const dir = temporary(t);
+    await crash(dir, point);
+    await using assets = await openFixture({ dir });
+    const builder = assets.as("builderd");
+    const key = { uploadKey: "key", name: "crash", kind: AssetKind.ROOTFS };
+    const begun = await builder.beginUpload(key);
+    const { assetId, receivedBytes } = begun;
+    if (begun.state === AssetState.UPLOADING) {
+      assert.equal(receivedBytes, point.startsWith("appending") ? 0n : BigInt(content.length));
+      const rest = content.subarray(Number(receivedBytes));
+      if (rest.length > 0) await builder.appendUpload(parts(assetId, receivedBytes, rest));
+      else await rejectsWith(builder.appendUpload(parts(assetId, 0n, content)), "UPLOAD_OFFSET_MISMATCH");
+    }
+    const sizeBytes = BigInt(content.length);
+    const finished = await builder.finishUpload({ assetId, digest: digestOf(content), sizeBytes });
+    assert.deepEqual([finished.assetId, finished.state], [assetId, AssetState.AVAILABLE]);
+    assert.equal(await contentOf(builder.downloadAsset({ assetId })), "crashing content");
+    assert.deepEqual(readdirSync(join(dir, "blobs", "incoming")), []);
+    assert.equal((await builder.listAssets({})).assets.length, 1);
+    await builder.deleteAsset({ assetId });
+    for (let pass = 0; pass < 2; pass++) await assets.manager.collector.collect(signal);
+    assert.deepEqual((await Array.fromAsync(assets.blobs.list())).flat(), []);
+  });
+}
+
+test("bytes that a crash left in the store under an unfinished upload cannot be written to", async (t) => {
+  const dir = temporary(t);
+  await crash(dir, "finishing, between blob and row");
+  await using assets = await openFixture({ dir });
+  const builder = assets.as("builderd");
+  const { assetId, receivedBytes } = await builder.beginUpload({
+    uploadKey: "key",
+    name: "crash",
+    kind: AssetKind.ROOTFS,
+  });
+  await rejectsWith(builder.appendUpload(parts(assetId, receivedBytes, bytes("more"))), "ASSET_NOT_UPLOADING");
+  assert.equal(readFileSync(assets.blobPath(digestOf(content)), "utf8"), "crashing content");
+});
+
+async function* parts(assetId: string, offset: bigint, chunk: Uint8Array) {
+  yield await Promise.resolve({ part: { case: "header" as const, value: { assetId, offset } } });
+  yield { part: { case: "chunk" as const, value: chunk } };
+}
