@@ -34,6 +34,7 @@ export interface Config {
   readonly registryQuotaBytes: number;
   readonly registryGraceMs: number;
   readonly registryUntaggedMs: number;
+  readonly registrySweepMs: number;
   readonly leaseMs: number;
   readonly patienceMs: number;
 }
@@ -65,6 +66,7 @@ export function readConfig(settings: Settings): Config {
     registryQuotaBytes: settings.bytes("REGISTRY_QUOTA", { min: mib, max: 1024 * 1024 * gib, default: 256 * gib }),
     registryGraceMs: settings.durationMs("REGISTRY_GRACE", { min: 1000, max: 90 * dayMs, default: dayMs }),
     registryUntaggedMs: settings.durationMs("REGISTRY_UNTAGGED", { min: 1000, max: 3650 * dayMs, default: 30 * dayMs }),
+    registrySweepMs: settings.durationMs("REGISTRY_SWEEP", { min: 100, max: dayMs, default: 600_000 }),
     leaseMs: settings.durationMs("LEASE", { min: 1000, max: 600_000, default: 15_000 }),
     patienceMs: settings.durationMs("PATIENCE", { min: 0, max: 3_600_000, default: 30_000 }),
   };

@@ -40,7 +40,6 @@ const routesEveryMs = 1000;
 const settleEveryMs = 5000;
 const keysEveryMs = 2000;
 const idempotencyEveryMs = 600_000;
-const sweepEveryMs = 60_000;
 /** Leaves live 24 hours at most; a third of that leaves room for a clock that is off. */
 const renewEveryMs = 8 * 3_600_000;
 const auditCheckedAtStart = 1000;
@@ -155,7 +154,9 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
     abort: context.abort,
   });
   const { images, sweeper } = registry;
-  stack.use(everyMs(sweepEveryMs, (signal) => sweeper.pass(signal), { name: "registry", log, atStart: true }));
+  stack.use(
+    everyMs(config.registrySweepMs, (signal) => sweeper.pass(signal), { name: "registry", log, atStart: true }),
+  );
   const deployments = new DeploymentService({
     store: deploymentStore,
     platform,

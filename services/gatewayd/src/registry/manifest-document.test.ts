@@ -50,7 +50,7 @@ const refused: Readonly<Record<string, unknown>> = {
   "a digest with a path": { ...base, layers: [{ digest: "sha256:../../etc", size: 1 }] },
   "annotations of other than texts": { ...base, annotations: { a: 1 } },
   "a subject that is a text": { ...base, subject: digest("a") },
-  "10,001 layers": { ...base, layers: Array.from({ length: 10_001 }, () => descriptor("b")) },
+  "1,001 layers": { ...base, layers: Array.from({ length: 1001 }, () => descriptor("b")) },
 };
 for (const [name, value] of Object.entries(refused)) {
   test(`refused: ${name}`, () => {

@@ -16,7 +16,7 @@ const indexTypes: readonly string[] = [ociIndexType, dockerIndexType];
 
 /** The distribution specification wants 4 MiB to be accepted. */
 export const maxManifestBytes = 4 * 1024 * 1024;
-const maxReferences = 10_000;
+const maxReferences = 1000;
 
 export interface ManifestDocument {
   readonly mediaType: string;

@@ -24,6 +24,8 @@ interface ManifestColumns {
 }
 
 const batchSize = 400;
+/** Parts that a deployment keeps from release: an index of many platforms has some hundred. */
+const maxHeld = 20_000;
 
 /** Manifests, what they refer to, and the tags that point to them. */
 export class ManifestStore {
@@ -207,7 +209,7 @@ export async function holdImage(
     [tenantId, repository, digest],
   );
   if (!found) return false;
-  await tx.run(
+  const held = await tx.run(
     `INSERT INTO registry_hold (deployment_id, tenant_id, digest)
      WITH RECURSIVE below (digest) AS (
        VALUES (CAST(? AS TEXT))
@@ -215,9 +217,12 @@ export async function holdImage(
        SELECT r.digest FROM registry_reference r JOIN below ON r.manifest_digest = below.digest
        WHERE r.tenant_id = ? AND r.repository = ?
      )
-     SELECT ?, ?, digest FROM below`,
-    [digest, tenantId, repository, deploymentId, tenantId],
+     SELECT ?, ?, digest FROM below LIMIT ?`,
+    [digest, tenantId, repository, deploymentId, tenantId, maxHeld + 1],
   );
+  if (held.changes > maxHeld) {
+    throw new ServiceError("IMAGE_TOO_LARGE", `${repository}@${digest} has more than ${maxHeld} parts below it`);
+  }
   return true;
 }
 

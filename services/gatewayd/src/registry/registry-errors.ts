@@ -62,12 +62,15 @@ const known: Partial<Record<ErrorReason, readonly [number, RegistryErrorCode]>> 
 /** An error as clients of a registry read it. They print one text, so the next step is its end. */
 export function registryFailureOf(error: ServiceError, requestId: string): RegistryFailure {
   const { status } = problemOf(error, requestId);
-  const [exact, code] = known[error.reason] ?? [status, status >= 500 ? unavailable(status) : "UNSUPPORTED"];
+  const [exact, code] = known[error.reason] ?? [status, codeOf(status)];
   return { status: exact, code, message: `${sentence(error.message)} ${error.nextStep}` };
 }
 
-function unavailable(status: number): RegistryErrorCode {
-  return status === 503 || status === 504 ? "UNAVAILABLE" : "UNKNOWN";
+function codeOf(status: number): RegistryErrorCode {
+  if (status >= 500) return status === 503 || status === 504 ? "UNAVAILABLE" : "UNKNOWN";
+  if (status === 401) return "UNAUTHORIZED";
+  if (status === 403) return "DENIED";
+  return status === 429 ? "TOOMANYREQUESTS" : "UNSUPPORTED";
 }
 
 function sentence(text: string): string {

@@ -52,7 +52,7 @@ export function assembleRegistry(deps: RegistryDeps): {
   const manifestStore = new ManifestStore(sql);
   const sweeper = new Sweeper({ sweeps: new SweepStore(sql), uploads, bytes, clock, log, ...limits });
   const sweep = () => {
-    sweeper.pass(abort).catch((error: unknown) => log.warn("the registry was not swept", { error }));
+    sweeper.releaseDeleted(abort).catch((error: unknown) => log.warn("deleted blobs are released later", { error }));
   };
   const blobStore = new BlobStore(sql);
   const blobs = new BlobService({ blobs: blobStore, bytes, clock, released: sweep, ...limits });

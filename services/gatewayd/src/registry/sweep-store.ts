@@ -75,7 +75,7 @@ export class SweepStore {
   }
 
   /** From here on nobody finds these bytes; they may be deleted. Answers how many. */
-  async beginRelease({ nowMs, graceMs }: SweepAges, limit: number): Promise<number> {
+  async beginRelease({ nowMs, graceMs }: Pick<SweepAges, "nowMs" | "graceMs">, limit: number): Promise<number> {
     return this.#sql.transaction(async (tx) => {
       const rows = await tx.query<{ tenant_id: TenantId; digest: string }>(
         `SELECT b.tenant_id, b.digest FROM registry_blob b

@@ -25,28 +25,36 @@ export interface SweeperDeps {
  */
 export class Sweeper {
   readonly #deps: SweeperDeps;
-  #running: Promise<void> | undefined;
-  #again = false;
+  #last: Promise<void> = Promise.resolve();
+  #waiting: Promise<void> | undefined;
 
   constructor(deps: SweeperDeps) {
     this.#deps = deps;
   }
 
-  /** One pass; whoever asks while one runs gets another one after it. */
+  /** Looks through everything. */
   pass(signal: AbortSignal): Promise<void> {
-    if (this.#running) {
-      this.#again = true;
-      return this.#running;
-    }
-    this.#running = this.#passes(signal).finally(() => (this.#running = undefined));
-    return this.#running;
+    return this.#alone(() => this.#pass(signal));
   }
 
-  async #passes(signal: AbortSignal): Promise<void> {
-    do {
-      this.#again = false;
-      await this.#pass(signal);
-    } while (this.#again && !signal.aborted);
+  /** Releases only what was deleted by name, and what an earlier release left unfinished: cheap, whatever is stored. */
+  releaseDeleted(signal: AbortSignal): Promise<void> {
+    if (this.#waiting) return this.#waiting;
+    this.#waiting = this.#alone(async () => {
+      this.#waiting = undefined; // what is deleted from here on needs another one
+      const { sweeps, clock } = this.#deps;
+      const nowMs = clock.nowMs();
+      await inBatches(signal, () => sweeps.beginRelease({ nowMs, graceMs: nowMs - 1 }, batchSize));
+      await this.#release(signal);
+    });
+    return this.#waiting;
+  }
+
+  /** Runs one after the other what the others started. */
+  #alone(body: () => Promise<void>): Promise<void> {
+    const mine = this.#last.catch(() => undefined).then(body);
+    this.#last = mine;
+    return mine;
   }
 
   async #pass(signal: AbortSignal): Promise<void> {

@@ -145,6 +145,7 @@ CREATE TABLE registry_blob (
   PRIMARY KEY (tenant_id, digest)
 );
 CREATE INDEX registry_blob_by_age ON registry_blob (state, touched_at_ms);
+CREATE INDEX registry_blob_sizes ON registry_blob (tenant_id, size_bytes);
 
 CREATE TABLE registry_link (
   tenant_id TEXT NOT NULL,
