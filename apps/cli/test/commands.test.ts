@@ -165,7 +165,13 @@ test("lists are tables, or the answer itself with --json", async () => {
   await using _gateway = await scriptedGateway(folder.path, {
     listApps: ({ pageSize }) => ({ apps: [app], nextPageToken: pageSize === 1 ? "more" : "" }),
     getApp: ({ app: name }) => ({ ...app, name }),
-    listVms: () => ({ vms: [{ vmId: "vm_1", state: VmState.STOPPED, exit: { outcome: { case: "code", value: 3 } } }] }),
+    listVms: () => ({
+      vms: [
+        { vmId: "vm_1", appId: "app_1", state: VmState.STOPPED, exit: { outcome: { case: "code", value: 3 } } },
+        { vmId: "vm_2", appId: "app_2", state: VmState.STOPPED },
+      ],
+      appNames: { app_1: "web" },
+    }),
   });
   const { path: home } = folder;
   const list = await unkey({ home }, "apps", "--limit", "1");
@@ -183,7 +189,9 @@ test("lists are tables, or the answer itself with --json", async () => {
   };
   assert.deepEqual([json.apps[0]?.name, json.apps[0]?.state], ["web", "APP_STATE_SERVING"]);
   assert.match((await unkey({ home }, "apps", "other")).out, /^APP.*\nother /);
-  assert.match((await unkey({ home }, "vms")).out, /vm_1 {2}stopped .* exit code 3\n/);
+  const { out: vms } = await unkey({ home }, "vms");
+  assert.match(vms, /^vm_1 {2}web +stopped .* exit code 3$/m);
+  assert.match(vms, /^vm_2 {2}app_2 +stopped /m, "an app that has no name here");
 });
 
 test("logs pass bytes through and tell what was dropped", async () => {
