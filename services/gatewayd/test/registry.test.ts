@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { constants } from "node:http2";
 import { after, before, beforeEach, suite, test } from "node:test";
 import { connect } from "node:tls";
 import { AssetState } from "@unkey/api/asset";
@@ -265,6 +266,53 @@ suite("uploads that break off", () => {
     assert.deepEqual((await api.blob("GET", "h2", digestOf(bytes))).body, bytes);
     deleted(await api.blob("DELETE", "h2", digestOf(bytes)));
   });
+});
+
+test("an HTTP/2 stream that is reset in the middle ends like a connection that breaks", async () => {
+  const port = Number(new URL(gateway.apiOrigin).port);
+  using session = await openH2({ port, ca: gateway.ca, host: "localhost" });
+  const bytes = fresh(100_000);
+  const location = (await api.begin("reset")).header("location");
+  const kept = Promise.withResolvers<void>();
+  around.assetmanagerd.after = (call) => {
+    if (call === "appendUpload") kept.resolve();
+  };
+  const stream = session.request({
+    ":method": "PUT",
+    ":path": `${location}?digest=${digestOf(bytes.subarray(0, 50_000))}`,
+    ":authority": `localhost:${port}`,
+    authorization: api.target.authorization ?? "",
+    "content-length": String(bytes.length),
+  });
+  stream.on("error", () => undefined);
+  stream.write(bytes.subarray(0, 50_000), () => setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), 200));
+  await kept.promise;
+  const status = await api.send("GET", location);
+  assert.equal(status.status, 204, "the upload is still open");
+  assert.equal(status.header("range"), "0-49999");
+  assert.equal((await api.blob("HEAD", "reset", digestOf(bytes.subarray(0, 50_000)))).status, 404);
+  assert.equal((await api.send("DELETE", location)).status, 204);
+});
+
+test("lists are read in pages by their Link headers", async () => {
+  const one = image();
+  await pushAll(api, "pages", [one.config, ...one.layers]);
+  const tags = Array.from({ length: 7 }, (_, i) => `t${i}`);
+  for (const tag of tags) created(await api.pushManifest("pages", tag, one));
+  const seen: string[] = [];
+  let pages = 0;
+  for (let path = "/v2/pages/tags/list?n=3"; path !== ""; pages++) {
+    const answer = await api.send("GET", path);
+    seen.push(...(answer.json() as { tags: string[] }).tags);
+    path = /^<(.+)>; rel="next"$/.exec(answer.header("link"))?.[1] ?? "";
+  }
+  assert.deepEqual([seen, pages], [tags, 3]);
+  const none = await api.send("GET", "/v2/pages/tags/list?n=0");
+  assert.deepEqual([(none.json() as { tags: string[] }).tags, none.header("link")], [[], ""]);
+  assert.equal((await api.send("GET", "/v2/pages/tags/list?n=x")).status, 400);
+  const catalog = await api.send("GET", "/v2/_catalog?n=1");
+  assert.equal((catalog.json() as { repositories: string[] }).repositories.length, 1);
+  assert.match(catalog.header("link"), /^<\/v2\/_catalog\?n=1&last=/);
 });
 
 /** Sends the head of a request and part of its body, and is gone; answers how much of it is kept. */
