@@ -62,12 +62,12 @@ export async function* run(): AsyncGenerator<Figure> {
       workerData: daemon.access("operator"),
     });
     const answer = once(worker, "message") as Promise<[Pass]>;
-    let ended = false;
+    const state = { ended: false };
     const end = answer.finally(() => {
-      ended = true;
+      state.ended = true;
     });
     let rounds = 0;
-    while (!ended) await others(rounds++);
+    while (!state.ended) await others(rounds++);
     const [pass] = await end;
     const pauseMs = await daemon.longestPauseMs();
     if (pass.marked !== expected.marked || pass.swept !== expected.swept) {

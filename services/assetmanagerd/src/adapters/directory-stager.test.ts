@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
 import {
   existsSync,
   linkSync,
@@ -10,6 +11,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -17,6 +19,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { isServiceError } from "@unkey/base";
 import { DirectoryStager } from "./directory-stager.ts";
+import { copySparse } from "./sparse-copy.ts";
 
 let dir = "";
 let root = "";
@@ -71,6 +74,64 @@ test("another file system gets a copy", async (t) => {
   assert.equal(readFileSync(join(target, "rootfs"), "utf8"), "content");
   assert.deepEqual(readdirSync(target), ["rootfs"]);
 });
+
+test("a copy keeps the content and leaves holes where it is zero", async () => {
+  const piece = 64 * 1024;
+  const content = Buffer.alloc(40 * piece + 1234);
+  content.fill("x", 3 * piece + 7, 4 * piece); // not on a boundary
+  content.fill("y", 20 * piece, 22 * piece);
+  content[content.length - 1] = 1;
+  writeFileSync(blobPath, content, { mode: 0o600 });
+  const target = join(dir, "sparse");
+  await copySparse(blobPath, target);
+  assert.ok(readFileSync(target).equals(content));
+  const { blocks, size, mode } = statSync(target);
+  assert.equal(size, content.length);
+  assert.equal(mode & 0o777, 0o444);
+  assert.ok(blocks * 512 <= 6 * piece, `${blocks * 512} bytes are stored`);
+  for (const length of [0, 1, piece, piece + 1]) {
+    writeFileSync(blobPath, Buffer.alloc(length));
+    await copySparse(blobPath, join(dir, `zeros-${length}`));
+    assert.ok(readFileSync(join(dir, `zeros-${length}`)).equals(Buffer.alloc(length)));
+  }
+});
+
+test("where the file system can share blocks and a hard link cannot be made, blocks are shared", async (t) => {
+  const obstacle = reflinkObstacle();
+  if (obstacle !== undefined) return t.skip(obstacle);
+  const image = join(dir, "xfs.img");
+  const mounted = join(dir, "xfs");
+  const seen = join(dir, "seen"); // the same file system through another mount: links refuse to cross, clones do not
+  mkdirSync(mounted);
+  mkdirSync(seen);
+  writeFileSync(image, "");
+  truncateSync(image, 512 * 1024 * 1024);
+  execFileSync("mkfs.xfs", ["-q", "-m", "reflink=1", image]);
+  const mounts: string[] = [];
+  const mount = (args: readonly string[], at: string) => {
+    execFileSync("mount", [...args, at]);
+    mounts.unshift(at);
+  };
+  try {
+    mount(["-o", "loop", image], mounted);
+    mkdirSync(join(mounted, "vms"));
+    mount(["--bind", join(mounted, "vms")], seen);
+    writeFileSync(join(mounted, "blob"), "x".repeat(100_000), { mode: 0o444 });
+    const placements = [{ blobPath: join(mounted, "blob"), fileName: "rootfs" }];
+    assert.deepEqual(await new DirectoryStager([seen]).stage(join(seen, "vm_1"), placements, signal), ["reflink"]);
+    assert.equal(readFileSync(join(seen, "vm_1", "rootfs"), "utf8"), "x".repeat(100_000));
+  } finally {
+    for (const at of mounts) execFileSync("umount", [at]);
+  }
+});
+
+function reflinkObstacle(): string | undefined {
+  if (process.getuid?.() !== 0) return "mounting needs root";
+  if (spawnSync("mkfs.xfs", ["-V"]).status !== 0) return "needs mkfs.xfs (package xfsprogs)";
+  if (!/\bxfs\b/.test(readFileSync("/proc/filesystems", "utf8"))) return "this kernel has no xfs";
+  if (spawnSync("losetup", ["-f"]).status !== 0) return "there is no loop device";
+  return undefined;
+}
 
 test("what lies in the way is replaced, a link there is not followed, and its holder keeps the old file", async () => {
   const target = join(root, "vm_1");

@@ -15,6 +15,7 @@ import {
 import { isAbsolute, join, relative, sep } from "node:path";
 import { ServiceError } from "@unkey/base";
 import type { Placement, Stager, StagingMethod } from "../ports.ts";
+import { copySparse } from "./sparse-copy.ts";
 
 const directoryFlags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 
@@ -117,9 +118,7 @@ async function linkOrCopy(from: string, to: string): Promise<StagingMethod> {
     return "reflink";
   } catch {
     await rm(to, { force: true });
-    await copyFile(from, to, constants.COPYFILE_EXCL);
-    await using file = await open(to, "r");
-    await file.sync();
+    await copySparse(from, to);
     return "copy";
   }
 }
