@@ -2,6 +2,8 @@ import { type FileHandle, open } from "node:fs/promises";
 import { mib, ServiceError } from "@unkey/base";
 
 const writeBytes = mib;
+/** Chunks of input that pieces may keep in memory: a few bytes of each would add up to all of it. */
+const maxChunksHeld = 8;
 /** The disk is set to work when this much is new: it keeps up with the writing, and `finish` waits for little. */
 const syncBytes = 64 * mib;
 
@@ -13,6 +15,7 @@ export class AppendingFile implements AsyncDisposable {
   readonly #handle: FileHandle;
   #pieces: Buffer[] = [];
   #bytes = 0;
+  #chunksHeld = 0;
   #position = 0;
   #writing: Promise<void> = Promise.resolve();
   #syncing: Promise<void> | undefined;
@@ -32,7 +35,7 @@ export class AppendingFile implements AsyncDisposable {
     return this.#position + this.#bytes;
   }
 
-  /** Adds a piece without waiting; call `settle` now and then. */
+  /** Adds a piece without waiting; `settle` belongs behind each chunk of input that pieces are cut from. */
   add(piece: Buffer): void {
     this.#pieces.push(piece);
     this.#bytes += piece.length;
@@ -40,7 +43,9 @@ export class AppendingFile implements AsyncDisposable {
 
   /** Starts a write when enough has gathered, after the one before. Throws ROOTFS_DISK_FULL. */
   async settle(): Promise<void> {
-    if (this.#bytes >= writeBytes) await this.#write();
+    if (this.#bytes === 0) return;
+    this.#chunksHeld++;
+    if (this.#bytes >= writeBytes || this.#chunksHeld >= maxChunksHeld) await this.#write();
   }
 
   /** Writes what is left and waits until the disk has it all. */
@@ -66,6 +71,7 @@ export class AppendingFile implements AsyncDisposable {
     this.#position += this.#bytes;
     this.#pieces = [];
     this.#bytes = 0;
+    this.#chunksHeld = 0;
     this.#writing = this.#writeAll(pieces, position);
     this.#writing.catch(() => {}); // told at the next call
   }
