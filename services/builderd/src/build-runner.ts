@@ -1,6 +1,6 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { type Clock, formatBytes, isServiceError, ServiceError, type TenantId } from "@unkey/base";
+import { type Clock, formatBytes, isServiceError, type TenantId } from "@unkey/base";
 import type { Metrics } from "@unkey/daemon";
 import {
   type ImageSource,
@@ -128,7 +128,6 @@ export class BuildRunner {
   ): Promise<BuildResult> {
     const { platform, scratchDirectory, workers } = this.#deps;
     const { build } = progress;
-    if (recipe.format !== "erofs") throw new ServiceError("UNIMPLEMENTED", "ext4 is not written by this release");
     const image = await resolveImage(source, manifest, platform, policy.limits, signal);
     const { argv, env, workingDir, stopSignal, exposedPorts, user } = image.config;
     commandOf(argv, build.request.argvOverride, source.name); // before any layer is fetched

@@ -165,7 +165,7 @@ const deaths: readonly {
   readonly heldLayer?: number;
   readonly complete: readonly number[];
 }[] = [
-  { at: "before the first byte of a layer", state: "PULLING", layers: [small, large], heldLayer: 1, complete: [0] },
+  { at: "before the first byte of a layer", state: "PULLING", layers: [large, small], heldLayer: 1, complete: [0] },
   { at: "in the middle of a layer", state: "PULLING", layers: [large], heldWorker: "unpack:progress", complete: [] },
   { at: "when all is fetched", state: "EXTRACTING", layers: [small], heldWorker: "unpack:progress", complete: [] },
   {

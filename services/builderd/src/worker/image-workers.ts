@@ -55,9 +55,11 @@ export interface SandboxedWorkersOptions {
   readonly log: Logger;
 }
 
-/** Layers that are unpacked at once, one process each: as many as keep a small host busy and its memory free. A build
- * has no others beside them. */
-export const parallelLayers = 2;
+/**
+ * Layers of one build that are unpacked at once, one process each. One keeps two processors busy: it decompresses in a thread beside
+ * the one that parses, and builderd fetches and hashes meanwhile. A build has no other processes beside them.
+ */
+export const parallelLayers = Math.min(4, Math.max(1, Math.floor(availableParallelism() / 2)));
 const imageName = "rootfs";
 /** A worker makes a handful. */
 const maxFiles = 64;
@@ -123,7 +125,7 @@ export class SandboxedWorkers implements ImageWorkers {
     return sandbox.start({
       name,
       program: [process.execPath, ...nodeFlags(memoryBytes), ...program],
-      env: { NODE_COMPILE_CACHE: compileCache },
+      env: { NODE_COMPILE_CACHE: compileCache, MALLOC_ARENA_MAX: "1" },
       directory,
       limits: { memoryBytes, cpuCount: availableParallelism(), processes, fileBytes: diskBytes, openFiles },
     });
@@ -140,6 +142,7 @@ function nodeFlags(memoryBytes: number): string[] {
     "--no-addons",
     "--disable-proto=throw",
     "--disallow-code-generation-from-strings",
+    "--max-semi-space-size=4", // garbage is short-lived buffers: a larger nursery only holds more of it
     `--max-old-space-size=${Math.floor((memoryBytes * 0.7) / mib)}`,
   ];
 }
