@@ -58,12 +58,13 @@ export class Staging {
       expiresAtMs: nowMs + leaseMs,
     });
     try {
-      const wanted = [];
-      for (const { assetId, fileName } of placements) {
-        const digest = digests.get(assetId);
-        if (digest === undefined) throw new Error(`the lease does not hold ${assetId}`);
-        wanted.push({ blobPath: await stored.verifiedPath(digest, signal), fileName });
-      }
+      const wanted = await Promise.all(
+        placements.map(async ({ assetId, fileName }) => {
+          const digest = digests.get(assetId);
+          if (digest === undefined) throw new Error(`the lease does not hold ${assetId}`);
+          return { blobPath: await stored.verifiedPath(digest, signal), fileName };
+        }),
+      );
       const methods = await stager.stage(targetDir, wanted, signal);
       const staged = placements.map(({ assetId, fileName }, index) => ({
         assetId,

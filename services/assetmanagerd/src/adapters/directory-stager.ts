@@ -34,15 +34,14 @@ export class DirectoryStager implements Stager {
 
   async stage(targetDir: string, placements: readonly Placement[], signal: AbortSignal): Promise<StagingMethod[]> {
     await using dir = await this.#openTarget(targetDir);
-    const methods: StagingMethod[] = [];
-    for (const placement of placements) {
-      signal.throwIfAborted();
-      try {
-        methods.push(await place(`/proc/self/fd/${dir.fd}`, placement));
-      } catch (cause) {
+    signal.throwIfAborted();
+    const placed = placements.map((placement) =>
+      place(`/proc/self/fd/${dir.fd}`, placement).catch((cause: unknown) => {
         throw new ServiceError("STAGING_FAILED", `${placement.fileName} could not be staged`, { cause });
-      }
-    }
+      }),
+    );
+    await Promise.allSettled(placed); // the directory stays open until the last one has ended
+    const methods = await Promise.all(placed);
     await dir.sync();
     return methods;
   }
@@ -88,6 +87,12 @@ function isBelow(root: string, path: string): boolean {
 
 async function place(dir: string, { blobPath, fileName }: Placement): Promise<StagingMethod> {
   const path = `${dir}/${fileName}`;
+  // The common case in one step: nothing lies there, and a link appears whole.
+  const linked = await link(blobPath, path).then(
+    () => true,
+    () => false,
+  );
+  if (linked) return "hard_link";
   const blob = await stat(blobPath);
   const present = await lstat(path).catch(() => undefined);
   if (present !== undefined && sameFile(present, blob)) return "hard_link";
