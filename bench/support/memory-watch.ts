@@ -2,7 +2,10 @@ import { readdirSync, readFileSync } from "node:fs";
 
 const intervalMs = 50;
 
-/** Resident memory of a process and everything that it started, watched until disposed. */
+/**
+ * Resident memory of a process and everything that it started, watched until disposed. They run the same program, so pages of
+ * files count once, as many as the process with most of them has.
+ */
 export class MemoryWatch implements Disposable {
   /** The largest sum seen, and what it was made of. */
   peakBytes = 0;
@@ -18,14 +21,18 @@ export class MemoryWatch implements Disposable {
   }
 
   #look(root: number): void {
-    const parts = descendants(root).map((pid) => ({ pid, bytes: residentBytes(pid) }));
-    const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
+    const parts = descendants(root).map((pid) => ({ pid, ...residentBytes(pid) }));
+    const bytes = parts.reduce((sum, part) => sum + part.own, 0) + Math.max(...parts.map((part) => part.files));
     if (bytes <= this.peakBytes) return;
     this.peakBytes = bytes;
     this.peakParts = parts.map(
-      (part) => `${part.pid === root ? "daemon" : "worker"} ${Math.round(part.bytes / 2 ** 20)} MiB`,
+      ({ pid, own, files }) => `${pid === root ? "daemon" : "worker"} ${inMib(own)} + ${inMib(files)} MiB`,
     );
   }
+}
+
+function inMib(bytes: number): number {
+  return Math.round(bytes / 2 ** 20);
 }
 
 function descendants(root: number): number[] {
@@ -40,8 +47,12 @@ function descendants(root: number): number[] {
   return found;
 }
 
-function residentBytes(pid: number): number {
-  return 1024 * Number(/^VmRSS:\s+(\d+) kB/m.exec(readProc(`${pid}/status`))?.[1] ?? 0);
+/** What is the process's own, and what it maps of files. */
+function residentBytes(pid: number): { own: number; files: number } {
+  const status = readProc(`${pid}/status`);
+  const bytesOf = (field: string): number =>
+    1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(status)?.[1] ?? 0);
+  return { own: bytesOf("RssAnon") + bytesOf("RssShmem"), files: bytesOf("RssFile") };
 }
 
 /** Empty when the process has ended meanwhile. */

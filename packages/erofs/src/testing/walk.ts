@@ -3,7 +3,7 @@
  * one JSON line per path, the directory itself included. Names are bytes (latin1) throughout.
  */
 import { createHash } from "node:crypto";
-import { createReadStream, lstatSync, readdirSync, readlinkSync } from "node:fs";
+import { createReadStream, lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 
 export interface Walked {
   readonly path: string;
@@ -22,7 +22,17 @@ export interface Walked {
 
 /** Contents above this are not read: a test that has such a file reads the parts that it means. */
 const maxReadBytes = 2 ** 30;
+const maxBufferedBytes = 2 ** 20;
 const root = process.argv[2] ?? "";
+/** By inode: one with many names is read once. */
+const digests = new Map<bigint, string>();
+
+async function digestOf(path: Buffer, sizeBytes: number): Promise<string> {
+  const hash = createHash("sha256");
+  if (sizeBytes <= maxBufferedBytes) hash.update(readFileSync(path));
+  else for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+  return hash.digest("hex");
+}
 
 async function tell(path: string): Promise<string[]> {
   const at = Buffer.from(path === "" ? root : `${root}/${path}`, "latin1");
@@ -31,9 +41,8 @@ async function tell(path: string): Promise<string[]> {
   const sizeBytes = Number(stat.size);
   let digest = "";
   if (type === 0o100000 && sizeBytes <= maxReadBytes) {
-    const hash = createHash("sha256");
-    for await (const chunk of createReadStream(at)) hash.update(chunk as Buffer);
-    digest = hash.digest("hex");
+    digest = digests.get(stat.ino) ?? (await digestOf(at, sizeBytes));
+    digests.set(stat.ino, digest);
   }
   const walked: Walked = {
     path,
