@@ -1,12 +1,19 @@
 import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
 import { constants } from "node:http2";
+import { join } from "node:path";
 import { after, before, beforeEach, suite, test } from "node:test";
 import { connect } from "node:tls";
 import { AssetState } from "@unkey/api/asset";
+import { newId } from "@unkey/base";
+import { openSqlite } from "@unkey/sql";
+import { newKey } from "../src/service/keys.ts";
+import { KeyStore } from "../src/store/key-store.ts";
+import { migrations } from "../src/store/schema.ts";
 import { askH2, openH2 } from "./harness/http.ts";
 import { type Gateway, type Surroundings, surroundings } from "./harness/platform.ts";
 import { rest } from "./harness/rest.ts";
-import { digestOf, fresh, image, octets, RegistryApi } from "./registry/client.ts";
+import { digestOf, fresh, image, index, octets, RegistryApi } from "./registry/client.ts";
 import { created, deleted, pushAll } from "./registry/conformance.contract.ts";
 import { targetOf } from "./registry/targets.ts";
 
@@ -155,13 +162,6 @@ suite("who may do what", () => {
 
 /** A second tenant of the same gateway: tenants are made by nobody's API yet, so its rows are written. */
 async function otherTenant(): Promise<AsyncDisposable & { readonly authorization: string }> {
-  const { openSqlite } = await import("@unkey/sql");
-  const { newId } = await import("@unkey/base");
-  const { KeyStore } = await import("../src/store/key-store.ts");
-  const { migrations } = await import("../src/store/schema.ts");
-  const { newKey } = await import("../src/service/keys.ts");
-  const { randomBytes } = await import("node:crypto");
-  const { join } = await import("node:path");
   const sql = await openSqlite({ path: join(around.dataDir, "gatewayd.db"), migrations });
   const tenantId = newId("tenant");
   await sql.run("INSERT INTO tenant (tenant_id, created_at_ms) VALUES (?, 0)", [tenantId]);
@@ -357,7 +357,6 @@ suite("what is deleted", () => {
     assert.equal(refused.status, 405);
     assert.deepEqual(refused.codes(), ["UNSUPPORTED"]);
     assert.match(refused.body.toString(), new RegExp(one.digest));
-    const { index } = await import("./registry/client.ts");
     const list = index([one]);
     created(await api.pushManifest("kept", "list", list));
     assert.equal((await api.manifest("DELETE", "kept", one.digest)).status, 405);
