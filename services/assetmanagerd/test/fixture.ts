@@ -33,6 +33,8 @@ export interface Fixture extends AsyncDisposable {
   readonly dir: string;
   /** Where staging is allowed. */
   readonly jails: string;
+  /** Where files are taken from. */
+  readonly intake: string;
   readonly manager: AssetManager;
   readonly parts: AssetManagerParts;
   readonly blobs: DiskBlobStore;
@@ -56,7 +58,8 @@ export async function openFixture(
   const dir = options.dir ?? mkdtempSync(join(tmpdir(), "assets-"));
   if (options.dir === undefined) stack.defer(() => rmSync(dir, { recursive: true, force: true }));
   const jails = join(dir, "jails");
-  mkdirSync(jails, { recursive: true });
+  const intake = join(dir, "intake");
+  for (const path of [jails, intake]) mkdirSync(path, { recursive: true });
   let offsetMs = 0;
   const clock: Clock = { ...systemClock, nowMs: () => Date.now() + offsetMs };
   const lines: string[] = [];
@@ -66,7 +69,7 @@ export async function openFixture(
   const parts = {
     catalog,
     store: blobs,
-    incoming: await DiskIncomingFiles.open(join(dir, "blobs")),
+    incoming: await DiskIncomingFiles.open(join(dir, "blobs"), [intake]),
     stager: new DirectoryStager([jails]),
     clock,
     log: createLogger({ level: "debug", write: (line) => lines.push(line) }),
@@ -91,6 +94,7 @@ export async function openFixture(
   return {
     dir,
     jails,
+    intake,
     manager,
     parts,
     blobs,
