@@ -10,7 +10,6 @@ export interface NumberedNode {
   readonly inode: number | undefined;
   /** The first of its names. */
   readonly path: ByteString;
-  readonly linkCount: number;
 }
 
 const typeBits = {
@@ -34,14 +33,14 @@ export async function* attributeScript(
 ): AsyncGenerator<Buffer> {
   const values = new Map<string, string>();
   let lines: string[] = [];
-  for (const numbered of nodes) {
+  for (const { node, inode, path } of nodes) {
     if (lines.length > 1000) {
       yield toBytes(`${lines.join("\n")}\n`);
       lines = [];
     }
-    const { node, inode, path } = numbered;
     const spec = inode === undefined ? quoted(path, `/${path}`) : `<${inode}>`;
-    if ("deviceMajor" in node) lines.push(...makeSpecial(node, numbered, spec, names.get(node) ?? []));
+    if ("deviceMajor" in node) lines.push(...makeSpecial(node, path, spec));
+    if (node.kind !== "file" && node.kind !== "directory") lines.push(...linkLines(spec, names.get(node) ?? []));
     lines.push(...metadataLines(node, spec, inode !== undefined && path !== ""));
     for (const [name, value] of node.metadata.xattrs) {
       const key = value.toString("latin1");
@@ -58,12 +57,7 @@ export async function* attributeScript(
   yield toBytes(`${lines.join("\n")}\n`);
 }
 
-function makeSpecial(
-  node: SpecialNode,
-  { path, linkCount }: NumberedNode,
-  spec: string,
-  names: readonly ByteString[],
-): string[] {
+function makeSpecial(node: SpecialNode, path: ByteString, spec: string): string[] {
   const kind = { char: "c", block: "b", fifo: "p" }[node.kind];
   const numbers = node.kind === "fifo" ? "" : " 0 0"; // its own arguments end at 16 bits
   const lines = [`cd ${quoted(path, `/${parentOf(path)}`)}`, `mknod ${quoted(path, lastOf(path))} ${kind}${numbers}`];
@@ -71,10 +65,16 @@ function makeSpecial(
     const [older, newer] = encodeDevice(node.deviceMajor, node.deviceMinor);
     lines.push(`sif ${spec} block[0] ${older}`, `sif ${spec} block[1] ${newer}`);
   }
-  for (const other of names.slice(1)) {
+  return lines;
+}
+
+/** Further names of what staging made under one name only, or not at all. */
+function linkLines(spec: string, [, ...others]: readonly ByteString[]): string[] {
+  if (others.length === 0) return [];
+  const lines = [`sif ${spec} links_count ${1 + others.length}`];
+  for (const other of others) {
     lines.push(`cd ${quoted(other, `/${parentOf(other)}`)}`, `ln ${spec} ${quoted(other, lastOf(other))}`);
   }
-  if (linkCount > 1) lines.push(`sif ${spec} links_count ${linkCount}`);
   return lines;
 }
 

@@ -28,7 +28,7 @@ export function namesOf(
 }
 
 /**
- * Makes a tree's directories, links and files below an existing empty directory, as the user that runs this, without owners,
+ * Makes a tree's directories, symbolic links under their first names, and files below an existing empty directory, as the user that runs this, without owners,
  * modes or attributes. Each path is made below directories made here before, none of which is a link, so nothing can lead
  * elsewhere. The work is synchronous: it is one short system call after another.
  */
@@ -46,7 +46,7 @@ export async function stageTree(
   }
   await writeFiles(files, content, (file) => at(names.get(file)?.[0] ?? ""));
   for (const [node, [first = "", ...others]] of names) {
-    if (node.kind === "char" || node.kind === "block" || node.kind === "fifo") continue;
+    if (node.kind !== "file") continue; // of others, mke2fs would copy each name by itself
     for (const other of others) linkSync(at(first), at(other));
   }
   // Last, and children before their directories, whose times change with each name made in them.

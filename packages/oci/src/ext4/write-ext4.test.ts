@@ -54,6 +54,7 @@ const plenty: readonly (TarFixture | Buffer)[] = [
   { name: "closed/", type: "directory", mode: 0, mtimeNs: 1_500_000_000_123_456_789n },
   { name: "closed/in", content: "inside", mtimeNs: 4_000_000_000_999_999_999n },
   { name: "abs", type: "symlink", linkName: "/etc/passwd", mtimeNs: 1_400_000_000_000_000_001n, uid: 9 },
+  { name: "bin/abs", type: "hardlink", linkName: "abs" },
   { name: "long-link", type: "symlink", linkName: "t".repeat(900) },
   { name: 'dev/nu "ll', type: "char", deviceMajor: 1, deviceMinor: 3, mode: 0o666 },
   { name: "dev/<12>", type: "block", deviceMajor: 259, deviceMinor: 70_000, mode: 0o600, uid: 6 },

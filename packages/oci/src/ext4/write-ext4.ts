@@ -116,19 +116,18 @@ function numberInodes(
   root: DirectoryNode,
   names: ReadonlyMap<TreeNode, readonly ByteString[]>,
 ): { nodes: NumberedNode[]; inodes: number; hasLostFound: boolean } {
-  const nodes: NumberedNode[] = [{ node: root, inode: 2, path: "", linkCount: 1 }];
+  const nodes: NumberedNode[] = [{ node: root, inode: 2, path: "" }];
   let hasLostFound = false;
   let last = firstInode;
-  for (const [node, [path = "", ...others]] of names) {
-    const linkCount = 1 + others.length;
+  for (const [node, [path = ""]] of names) {
     if (path === "lost+found") {
       if (node.kind !== "directory") throw unsupported(path, "stands where ext4 has a directory");
       hasLostFound = true;
-      nodes.push({ node, inode: firstInode, path, linkCount });
+      nodes.push({ node, inode: firstInode, path });
     } else if (node.kind === "char" || node.kind === "block" || node.kind === "fifo") {
-      nodes.push({ node, inode: undefined, path, linkCount });
+      nodes.push({ node, inode: undefined, path });
     } else {
-      nodes.push({ node, inode: ++last, path, linkCount });
+      nodes.push({ node, inode: ++last, path });
     }
   }
   return { nodes, inodes: last, hasLostFound };
