@@ -72,6 +72,7 @@ export class SqlCollection implements CollectionCatalog {
   sweep(candidates: readonly Candidate[], rules: CollectionRules): Promise<Swept> {
     return this.#sql.transaction(async (tx) => {
       const gone: RemovedRow[] = [];
+      const parents = await withAttachments(tx, candidates);
       for (const { owner, id } of candidates) {
         // Decided again inside the transaction: a lease may have arrived since the pass looked.
         const row = await tx.one<RemovedRow>(
@@ -81,6 +82,7 @@ export class SqlCollection implements CollectionCatalog {
         );
         if (row === undefined) continue;
         gone.push(row);
+        if (!parents.has(id)) continue;
         for (const attached of await tx.query<RemovedRow>(deleteAttachments, [id])) {
           gone.push(attached);
           if (attached.state !== "uploading") continue;
@@ -134,6 +136,15 @@ function toCandidate(row: CandidateRow): Candidate {
   return { owner, id, digest: row.digest ?? undefined, idleSinceMs };
 }
 
+/** Those of the candidates that something is attached to. */
+async function withAttachments(tx: SqlStatements, candidates: readonly Candidate[]): Promise<Set<AssetId>> {
+  const rows = await tx.query<{ attached_to: AssetId }>(
+    `SELECT DISTINCT attached_to FROM assets WHERE attached_to <> '' AND attached_to IN (${candidates.map(() => "?").join(", ")})`,
+    candidates.map(({ id }) => id),
+  );
+  return new Set(rows.map((row) => row.attached_to));
+}
+
 async function discount(tx: SqlStatements, gone: readonly RemovedRow[]): Promise<void> {
   const less = new Map<Owner, { bytes: number; assets: number }>();
   for (const { tenant_id, size_bytes } of gone) {
@@ -148,17 +159,14 @@ async function unrefer(tx: SqlStatements, gone: readonly RemovedRow[]) {
   const unreferenced: { digest: Digest; sizeBytes: number }[] = [];
   for (const { digest } of gone) {
     if (digest === null) continue;
-    const blob = await tx.one<{ refs: number; size_bytes: number }>(
-      "UPDATE blobs SET refs = refs - 1 WHERE digest = ? RETURNING refs, size_bytes",
+    // Only when count and assets both say that nobody is left do the bytes go. The census reports the rest.
+    const last = await tx.one<{ size_bytes: number }>(
+      `DELETE FROM blobs WHERE digest = ? AND refs <= 1 AND NOT EXISTS (SELECT 1 FROM assets a WHERE a.digest = blobs.digest)
+       RETURNING size_bytes`,
       [digest],
     );
-    if (blob === undefined || blob.refs > 0) continue;
-    // The count says nobody; only when the assets say so too do the bytes go. The census reports the rest.
-    const { changes } = await tx.run(
-      "DELETE FROM blobs WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM assets a WHERE a.digest = blobs.digest)",
-      [digest],
-    );
-    if (changes > 0) unreferenced.push({ digest, sizeBytes: blob.size_bytes });
+    if (last === undefined) await tx.run("UPDATE blobs SET refs = refs - 1 WHERE digest = ?", [digest]);
+    else unreferenced.push({ digest, sizeBytes: last.size_bytes });
   }
   return unreferenced;
 }
