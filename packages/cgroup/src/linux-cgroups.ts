@@ -1,6 +1,6 @@
 import { access, mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
-import { type CgroupLayout, detectCgroups } from "./cgroup-layout.ts";
+import { type CgroupLayout, detectCgroups, type Hierarchy } from "./cgroup-layout.ts";
 
 export interface CgroupLimits {
   /** Processors that the group may use at once; fractions are fine. */
@@ -44,11 +44,7 @@ export class LinuxCgroups {
     if (typeof layout === "string") return new LinuxCgroups(layout, parent);
     const cgroups = new LinuxCgroups(layout, parent);
     try {
-      for (const { root, delegate } of layout.hierarchies) {
-        if (delegate) await writeFile(`${root}/cgroup.subtree_control`, delegate);
-        await mkdir(`${root}/${parent}`, { recursive: true });
-        if (delegate) await writeFile(`${root}/${parent}/cgroup.subtree_control`, delegate);
-      }
+      for (const hierarchy of layout.hierarchies) await makeParent(hierarchy, parent);
     } catch (error) {
       return new LinuxCgroups(`the host refuses to hand out cgroups: ${(error as Error).message}`, parent);
     }
@@ -56,7 +52,9 @@ export class LinuxCgroups {
   }
 
   async ensure(name: string, limits: CgroupLimits): Promise<void> {
-    for (const { root, settings } of this.#layout?.hierarchies ?? []) {
+    for (const hierarchy of this.#layout?.hierarchies ?? []) {
+      const { root, settings } = hierarchy;
+      await makeParent(hierarchy, this.#parent); // `close` may have removed it
       const dir = `${root}/${this.#parent}/${name}`;
       await mkdir(dir, { recursive: true });
       for (const [file, value] of settings(limits)) await writeFile(`${dir}/${file}`, value);
@@ -122,7 +120,7 @@ export class LinuxCgroups {
     return [...pids];
   }
 
-  /** Removes the parent groups when nothing is left in them. */
+  /** Removes the parent groups when nothing is left in them; `ensure` makes them anew. Not while it runs. */
   async close(): Promise<void> {
     for (const { root } of this.#layout?.hierarchies ?? [])
       await rmdir(`${root}/${this.#parent}`).catch(() => undefined);
@@ -131,6 +129,12 @@ export class LinuxCgroups {
   #dirs(name: string): string[] {
     return (this.#layout?.hierarchies ?? []).map(({ root }) => `${root}/${this.#parent}/${name}`);
   }
+}
+
+async function makeParent({ root, delegate }: Hierarchy, parent: string): Promise<void> {
+  if (delegate) await writeFile(`${root}/cgroup.subtree_control`, delegate);
+  await mkdir(`${root}/${parent}`, { recursive: true });
+  if (delegate) await writeFile(`${root}/${parent}/cgroup.subtree_control`, delegate);
 }
 
 async function writeExisting(path: string, value: string): Promise<void> {

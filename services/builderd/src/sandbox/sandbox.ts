@@ -69,6 +69,10 @@ export class Sandbox implements AsyncDisposable {
   readonly #uids: UidSlots;
   readonly #systemFolders: readonly string[];
   readonly #running = new Set<AsyncDisposable>();
+  /** Processes that are being started, run, or end. */
+  #busy = 0;
+  /** The end of the last clean-up. */
+  #idle: Promise<void> = Promise.resolve();
 
   private constructor(
     options: SandboxOptions,
@@ -124,7 +128,10 @@ export class Sandbox implements AsyncDisposable {
 
   async start(options: ProcessOptions): Promise<SandboxedProcess> {
     const { name, program, env, directory, limits } = options;
+    this.#busy++;
     await using undo = new AsyncDisposableStack();
+    undo.defer(() => this.#rest());
+    await this.#idle;
     const isRoot = this.#confinement !== "none";
     const uid = undo.adopt(this.#uids.take(), (taken) => this.#uids.giveBack(taken));
     await mkdir(join(directory, "in"), { recursive: true, mode: 0o755 });
@@ -165,6 +172,13 @@ export class Sandbox implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#running].map((one) => one[Symbol.asyncDispose]()));
     await this.#cgroups.close();
+  }
+
+  /** Nothing of ours stays on the host while nothing runs: a builderd that is killed then leaves nothing. */
+  async #rest(): Promise<void> {
+    if (--this.#busy > 0) return;
+    this.#idle = this.#cgroups.close();
+    await this.#idle;
   }
 
   #processOf(child: ChildProcess, name: string, undo: AsyncDisposableStack): SandboxedProcess {
