@@ -20,8 +20,9 @@ export const programFolders: readonly string[] = [
  */
 export async function fillCompileCache(directory: string): Promise<AsyncDisposable> {
   await mkdir(directory, { recursive: true, mode: 0o755 });
-  const child = spawn(process.execPath, [...workerProgram], {
-    env: { NODE_COMPILE_CACHE: directory },
+  // It dies with builderd, as workers do.
+  const child = spawn("setpriv", ["--pdeathsig=KILL", "--", process.execPath, ...workerProgram], {
+    env: { NODE_COMPILE_CACHE: directory, PATH: process.env["PATH"] ?? "" },
     stdio: ["ignore", "ignore", "ignore", "pipe"],
   });
   const ended = new Promise<void>((resolve) => {
