@@ -68,7 +68,7 @@ export function openAssetDaemon(settings: Readonly<Record<string, string>> = {})
     stagingRoot,
     async start() {
       rmSync(addressFile, { force: true });
-      const preload = join(import.meta.dirname, "loop-delay.ts");
+      const preload = new URL("./loop-delay.ts", import.meta.url).href;
       const main = join(import.meta.dirname, "../../services/assetmanagerd/src/main.ts");
       const options = (process.env["BENCH_DAEMON_OPTIONS"] ?? "").split(" ").filter((option) => option !== "");
       child = spawn(process.execPath, [...options, "--import", preload, main], {

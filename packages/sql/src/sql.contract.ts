@@ -81,6 +81,16 @@ export function sqlContract(name: string, create: () => Promise<TestDatabase>): 
       assert.deepEqual(await sql.query("SELECT id FROM account ORDER BY id"), [{ id: "a" }, { id: "b" }]);
     });
 
+    withDatabase("a lazy transaction is whole and visible, and the next one is durable again", async (sql) => {
+      await sql.transaction((tx) => tx.run("INSERT INTO account VALUES ('a', 1)"), { lazy: true });
+      await assert.rejects(
+        sql.transaction((tx) => tx.run("INSERT INTO account VALUES ('b', -1)"), { lazy: true }),
+        hasKind("check"),
+      );
+      await sql.transaction((tx) => tx.run("INSERT INTO account VALUES ('c', 1)"));
+      assert.deepEqual(await sql.query("SELECT id FROM account ORDER BY id"), [{ id: "a" }, { id: "c" }]);
+    });
+
     withDatabase("runs transactions one after the other, and lone statements see none half done", async (sql) => {
       await sql.run("INSERT INTO account VALUES ('a', 0)");
       const increment = () =>

@@ -31,8 +31,11 @@ export interface Sql extends SqlStatements, AsyncDisposable {
    * Runs `body` in one write transaction: commits when it resolves, rolls back when it rejects. Transactions run one
    * after the other. `body` uses only the `tx` given: the outer handle and a nested transaction are refused inside it,
    * since they would wait for their own end. Keep I/O other than `tx` out of it: everyone else waits.
+   *
+   * With `lazy` it is durable only when a later transaction without it is: for bulk work that a power failure may undo, in
+   * order and never in half. A killed process loses nothing.
    */
-  transaction<T>(body: (tx: SqlStatements) => Promise<T>): Promise<T>;
+  transaction<T>(body: (tx: SqlStatements) => Promise<T>, options?: { readonly lazy?: boolean }): Promise<T>;
 }
 
 /** One step of the schema. Ids count 1, 2, 3 …; a step that has been released is never edited, a later one amends it. */

@@ -33,6 +33,8 @@ test("only the owner can read the folder, the file and its log; commits are dura
     assert.deepEqual([await mode(path), await mode(`${path}-wal`), await mode(`${path}-shm`)], ["600", "600", "600"]);
     assert.deepEqual(await sql.query("PRAGMA journal_mode"), [{ journal_mode: "wal" }]);
     assert.deepEqual(await sql.query("PRAGMA synchronous"), [{ synchronous: 2 }]);
+    await sql.transaction((tx) => tx.run("INSERT INTO t VALUES (1)"), { lazy: true });
+    assert.deepEqual(await sql.query("PRAGMA synchronous"), [{ synchronous: 2 }]);
     assert.deepEqual(await sql.query("PRAGMA foreign_keys"), [{ foreign_keys: 1 }]);
   }));
 

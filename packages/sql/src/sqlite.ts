@@ -152,12 +152,14 @@ class Sqlite implements Sql {
     return this.#turn((statements) => statements.run(sql, params));
   }
 
-  transaction<T>(body: (tx: SqlStatements) => Promise<T>): Promise<T> {
-    return this.inTransaction(body);
+  transaction<T>(body: (tx: SqlStatements) => Promise<T>, options: { readonly lazy?: boolean } = {}): Promise<T> {
+    return this.inTransaction(body, options);
   }
 
-  inTransaction<T>(body: (tx: MigrationTarget) => Promise<T>): Promise<T> {
+  inTransaction<T>(body: (tx: MigrationTarget) => Promise<T>, { lazy = false } = {}): Promise<T> {
     return this.#turn(async (tx) => {
+      // In WAL mode NORMAL leaves out the sync of a commit; the next commit's sync covers the log up to itself.
+      if (lazy) this.#connection.script("PRAGMA synchronous=NORMAL");
       this.#connection.script("BEGIN IMMEDIATE");
       try {
         const result = await this.#current.run(tx, () => body(tx));
@@ -168,6 +170,8 @@ class Sqlite implements Sql {
         // Some failures (a full disk, for one) have rolled back already: https://www.sqlite.org/lang_transaction.html
         if (this.#connection.inTransaction) this.#connection.script("ROLLBACK");
         throw error;
+      } finally {
+        if (lazy) this.#connection.script("PRAGMA synchronous=FULL");
       }
     });
   }

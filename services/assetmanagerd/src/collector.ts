@@ -71,10 +71,14 @@ export class Collector {
     const expired = await uploads.expire();
     const swept: AssetId[] = [...expired.ids];
     let freedBytes = expired.bytes;
+    const unreferenced: Digest[] = [];
     for await (const slice of this.#slices("sweepable", rules, () => maxPerPass - swept.length, signal)) {
-      const result = await this.#sweep(slice, rules, signal);
+      const result = await this.#paced(() => collection.sweep(slice, rules));
       swept.push(...result.ids);
-      freedBytes += result.freedBytes;
+      for (const { digest, sizeBytes } of result.unreferenced) {
+        unreferenced.push(digest);
+        freedBytes += sizeBytes;
+      }
     }
     const marked: AssetId[] = [];
     for await (const slice of this.#slices(
@@ -86,6 +90,8 @@ export class Collector {
       await this.#paced(() => collection.mark(slice, rules));
       marked.push(...slice.map(({ id }) => id));
     }
+    await collection.settle();
+    await this.#deleteFiles(unreferenced, signal);
     const census = await this.#takeCensus(signal);
     for (const digest of census.orphans) {
       if (this.#orphans.has(digest)) freedBytes += await this.#deleteOrphan(digest, signal);
@@ -156,19 +162,14 @@ export class Collector {
     return result;
   }
 
-  /** Removes rows, then the blobs that nothing refers to any more; a crash in between leaves orphans. */
-  async #sweep(slice: readonly Candidate[], rules: CollectionRules, signal: AbortSignal) {
+  /** Files of content that the pass forgot, unless somebody has stored it again; a crash before leaves orphans. */
+  async #deleteFiles(digests: readonly Digest[], signal: AbortSignal): Promise<void> {
     const { collection, store, stored } = this.#deps;
-    const touched = [...slice, ...(await collection.attachments(slice))];
-    const digests = new Set(touched.flatMap(({ digest }) => (digest === undefined ? [] : [digest])));
-    return stored.lock.runAll(digests, async () => {
-      const { ids, unreferenced } = await this.#paced(() => collection.sweep(slice, rules));
-      await store.delete(
-        unreferenced.map(({ digest }) => digest),
-        signal,
-      );
-      return { ids, freedBytes: unreferenced.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) };
-    });
+    for (let at = 0; at < digests.length; at += censusSize) {
+      const some = digests.slice(at, at + censusSize);
+      await stored.lock.runAll(some, async () => store.delete(await collection.unknown(some), signal));
+      await yieldToOthers();
+    }
   }
 
   /**

@@ -173,9 +173,12 @@ export interface CollectionCatalog {
   markable(rules: CollectionRules, after: Candidate | undefined, limit: number): Promise<Candidate[]>;
   /** What is attached to these. */
   attachments(candidates: readonly Candidate[]): Promise<Pick<Candidate, "id" | "digest">[]>;
-  /** Removes those that are sweepable still. */
+  /** Removes those that are sweepable still. Durable when `settle` resolves: until then no file may go. */
   sweep(candidates: readonly Candidate[], rules: CollectionRules): Promise<Swept>;
   mark(candidates: readonly Candidate[], rules: CollectionRules): Promise<void>;
+  settle(): Promise<void>;
+  /** Those of these that nothing is known of. */
+  unknown(digests: readonly Digest[]): Promise<Digest[]>;
   /** Content of this range of digests, both ends included: as it is counted, and as the assets there are refer to it. */
   census(from: Digest, to: Digest): Promise<Census[]>;
   /** Forgets content that nothing refers to; false when something does. */

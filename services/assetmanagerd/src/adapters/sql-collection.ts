@@ -20,6 +20,8 @@ interface RemovedRow {
   readonly size_bytes: number;
 }
 
+/** A pass that a power failure undid is repeated by the next one. */
+const lazy = { lazy: true };
 const removed = "RETURNING tenant_id, asset_id, state, digest, size_bytes";
 /** The second condition says what the index says, so that it is used. */
 const deleteAttachments = `DELETE FROM assets WHERE attached_to = ? AND attached_to <> '' ${removed}`;
@@ -91,7 +93,7 @@ export class SqlCollection implements CollectionCatalog {
       }
       await discount(tx, gone);
       return { ids: gone.map((row) => row.asset_id), unreferenced: await unrefer(tx, gone) };
-    });
+    }, lazy);
   }
 
   async mark(candidates: readonly Candidate[], rules: CollectionRules): Promise<void> {
@@ -102,7 +104,21 @@ export class SqlCollection implements CollectionCatalog {
           [rules.pass, owner, id, idleCutoffMs(rules)],
         );
       }
-    });
+    }, lazy);
+  }
+
+  async settle(): Promise<void> {
+    await this.#sql.run("UPDATE collection SET pass = pass WHERE id = 1");
+  }
+
+  async unknown(digests: readonly Digest[]): Promise<Digest[]> {
+    const places = digests.map(() => "?").join(", ");
+    const rows = await this.#sql.query<{ digest: Digest }>(
+      `SELECT digest FROM blobs WHERE digest IN (${places}) UNION SELECT digest FROM assets WHERE digest IN (${places})`,
+      [...digests, ...digests],
+    );
+    const known = new Set(rows.map((row) => row.digest));
+    return digests.filter((digest) => !known.has(digest));
   }
 
   census(from: Digest, to: Digest): Promise<Census[]> {
