@@ -185,10 +185,6 @@ export const errorCatalogue = {
     nextStep:
       "Name a registry on builderd's own host as localhost, or list it in UNKEY_BUILDERD_PLAIN_HTTP_REGISTRIES.",
   },
-  REGISTRY_NOT_ALLOWED: {
-    code: "permission_denied",
-    nextStep: "Push the image to one of the registries that the message names, or have the operator allow this one.",
-  },
   REGISTRY_CERTIFICATE_UNTRUSTED: {
     code: "failed_precondition",
     nextStep:

@@ -38,7 +38,6 @@ test("mirrors are kept in order, by registry, with their prefix and whether they
 
 test("without settings there is nothing special", () => {
   assert.deepEqual(read({}), {
-    allowedRegistries: [],
     mirrors: new Map(),
     caCertificates: [],
     credentialFile: undefined,

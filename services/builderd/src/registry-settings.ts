@@ -3,10 +3,8 @@ import { readFileSync } from "node:fs";
 import type { Settings } from "@unkey/daemon";
 import type { RegistryMirror } from "@unkey/oci";
 
-/** Where images may come from, and how registries are trusted. */
+/** How registries are reached and trusted; what may be built from them stands in the policy. */
 export interface RegistrySettings {
-  /** Patterns of `registry/repository`; empty for any registry. */
-  readonly allowedRegistries: readonly string[];
   /** By the registry whose images they hold; in the order in which they are asked. */
   readonly mirrors: ReadonlyMap<string, readonly RegistryMirror[]>;
   /** PEM, trusted beside the system's. */
@@ -18,10 +16,9 @@ export interface RegistrySettings {
 const host = String.raw`(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?`;
 const mirrorPattern = new RegExp(`^(${host})=(${host})((?:/[a-z0-9._/-]+)?)$`);
 
-/** Reads ALLOWED_REGISTRIES, REGISTRY_MIRRORS, REGISTRY_TAG_MIRRORS, REGISTRY_CA_FILE and REGISTRY_CREDENTIALS. */
+/** Reads REGISTRY_MIRRORS, REGISTRY_TAG_MIRRORS, REGISTRY_CA_FILE and REGISTRY_CREDENTIALS. */
 export function readRegistrySettings(settings: Settings): RegistrySettings {
   return {
-    allowedRegistries: settings.list("ALLOWED_REGISTRIES", { default: [], pattern: /^[A-Za-z0-9.:*[\]/_-]+$/ }),
     mirrors: readMirrors(settings),
     caCertificates: readAuthorities(settings),
     credentialFile: settings.path("REGISTRY_CREDENTIALS", { default: undefined }),

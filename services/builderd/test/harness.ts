@@ -71,7 +71,6 @@ export async function startBuilder(context: TestContext, options: BuilderOptions
       uploadLifetimeMs: options.uploadLifetimeMs ?? 60_000,
       plainHttpRegistries: [],
       registries: {
-        allowedRegistries: [],
         mirrors: new Map(),
         caCertificates: [],
         credentialFile: undefined,

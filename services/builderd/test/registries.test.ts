@@ -63,15 +63,12 @@ test("a login that the operator keeps for a tenant is used for that tenant only,
   assert.ok(![...lines, ...builder.lines].join("\n").includes(testLogin.password));
 });
 
-test("a build's log says why it waits, and that a registry is not allowed", async (context) => {
-  const builder = await startBuilder(context, { registries: { allowedRegistries: ["127.0.0.1:1"] } });
+test("a build's log says why it waits", async (context) => {
+  const builder = await startBuilder(context);
   const away = await build(builder, tenantId, fromRegistry("127.0.0.1:1/app"));
   assert.equal(away.failure?.reason, "REGISTRY_UNAVAILABLE");
   const log = await logOf(builder, tenantId, away.buildId);
   assert.match(log, /127\.0\.0\.1:1 cannot be reached \(ECONNREFUSED\); trying again in \d\.\d s\n/);
-  const refused = await build(builder, tenantId, fromRegistry("r.example/app"));
-  assert.equal(refused.failure?.reason, "REGISTRY_NOT_ALLOWED");
-  assert.match(refused.failure.message, /images come from 127\.0\.0\.1:1 here, not from r\.example\/app/);
 });
 
 test("an archive of docker save is built like the layout that it came from", {

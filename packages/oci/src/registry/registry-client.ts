@@ -3,7 +3,6 @@ import { Agent } from "undici";
 import type { ImageSource } from "../image-source.ts";
 import type { ImageReference } from "../reference.ts";
 import { guardedConnector } from "./address-guard.ts";
-import { checkRegistryAllowed } from "./allow-list.ts";
 import { type Place, RegistryImage } from "./registry-image.ts";
 import { RegistrySession } from "./registry-session.ts";
 import { defaultAttempts, type OnRetry } from "./retry.ts";
@@ -23,8 +22,6 @@ export interface RegistryMirror {
 export interface RegistryClientOptions {
   /** `host[:port]` of registries, beside loopback ones, that may be spoken to without TLS. */
   readonly plainHttpRegistries?: readonly string[];
-  /** Patterns as `checkRegistryAllowed` takes them; empty for any registry. */
-  readonly allowedRegistries?: readonly string[];
   /** By the registry's host as in image names (`docker.io`), asked in order before it. */
   readonly mirrors?: ReadonlyMap<string, readonly RegistryMirror[]>;
   /** PEM certificates of authorities that are trusted beside the system's. */
@@ -65,10 +62,9 @@ export class RegistryClient implements AsyncDisposable {
     this.#loopbackAgent = newAgent(true, caCertificates);
   }
 
-  /** The image of a name. Throws REGISTRY_NOT_ALLOWED; connects to nothing yet. */
+  /** The image of a name. Connects to nothing yet. */
   image(reference: ImageReference, options: ImageOptions = {}): ImageSource {
-    const { allowedRegistries = [], mirrors, random = Math.random } = this.#options;
-    checkRegistryAllowed(reference, allowedRegistries);
+    const { mirrors, random = Math.random } = this.#options;
     const { registry, repository } = reference;
     return new RegistryImage({
       reference,

@@ -30,11 +30,22 @@ for (const [pattern, name, matches] of [
   ["localhost:5000/*", "localhost:5000/app", true],
   ["[::1]:5000/*", "[::1]:5000/app", true],
   ["app", "docker.io/library/app", false],
+  ["r.example/*", "r.example/a/b", false],
+  ["r.example:5000/**", "r.example/a", false],
+  ["r.example/**", "evil.example/r.example/a", false],
+  ["r.example/team-*/x", "r.example/team-a/x", true],
+  ["r.example/team-*/x", "r.example/team-a/b/x", false],
+  ["r.example/**/x", "r.example/a/b/x", true],
 ] as const) {
   test(`${pattern} ${matches ? "matches" : "does not match"} ${name}`, () => {
     assert.equal(matchesImage(pattern, name), matches);
   });
 }
+
+test("a pattern of many stars takes no time", () => {
+  assert.equal(matchesImage(`${"**a".repeat(60)}b`, "a".repeat(255)), false);
+  assert.equal(matchesImage(`${"**a".repeat(60)}**`, "a".repeat(255)), true);
+});
 
 test("an image is compared by its full name, whatever short form it was asked for in", () => {
   const policy: BuildPolicy = { ...defaultBuildPolicy, images: ["docker.io/library/*", "pushed/**"] };

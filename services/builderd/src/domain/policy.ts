@@ -68,11 +68,27 @@ export function policyNameOf(source: BuildSource): string {
   }
 }
 
-/** `*` stands for any characters but `/`, `**` for any; everything else for itself. */
+/**
+ * `*` stands for any characters but `/`, `**` for any; everything else for itself. Not by a regular expression: a tenant chooses the
+ * name, and no name takes longer than its length times the pattern's.
+ */
 export function matchesImage(pattern: string, name: string): boolean {
-  const parts = pattern.split(/(\*\*|\*)/);
-  const source = parts.map((part) => (part === "**" ? ".*" : part === "*" ? "[^/]*" : RegExp.escape(part))).join("");
-  return new RegExp(`^${source}$`, "s").test(name);
+  /** Whether the tokens read so far can stand for the first `at` characters. */
+  let fits = Array.from({ length: name.length + 1 }, (_, at) => at === 0);
+  for (const token of pattern.match(/\*\*|[^]/g) ?? []) {
+    const isStar = token === "*" || token === "**";
+    const next: boolean[] = [];
+    for (const [at, fitsBefore] of fits.entries()) {
+      const last = name[at - 1];
+      next.push(
+        isStar
+          ? fitsBefore || (next[at - 1] === true && (token === "**" || last !== "/"))
+          : fits[at - 1] === true && last === token,
+      );
+    }
+    fits = next;
+  }
+  return fits[name.length] === true;
 }
 
 /** The rules that an image must satisfy. */
