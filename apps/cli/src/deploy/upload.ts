@@ -35,7 +35,11 @@ export async function uploadImage(
     const upload = await gateway.call(({ signal }) => {
       let sentBytes = 0;
       async function* chunks() {
-        yield { name: nameOf(source).replace(/\p{Cc}/gu, "?").slice(0, maxNameLength) };
+        yield {
+          name: nameOf(source)
+            .replace(/\p{Cc}/gu, "?")
+            .slice(0, maxNameLength),
+        };
         for await (const chunk of body.pieces()) {
           sentBytes += chunk.length;
           onProgress(step("running", `${formatBytes(sentBytes)} of ${total}`));
