@@ -1,6 +1,5 @@
 export { type Digest, digestOf, isDigest, parseDigest, StreamingDigest, shortDigest } from "./digest.ts";
 export type { Descriptor } from "./documents.ts";
-export { fetchLayers, streamLayers, type TakeLayer } from "./fetch-layers.ts";
 export type { ImageConfig } from "./image-config.ts";
 export {
   type FetchedDocument,
@@ -37,4 +36,5 @@ export {
   type UnpackedLayer,
 } from "./rootfs/assemble-rootfs.ts";
 export type { TreePolicy } from "./rootfs/tree-policy.ts";
-export { collectVerified, verified } from "./verified-file.ts";
+export { streamLayers } from "./stream-layers.ts";
+export { collectVerified, verified } from "./verified.ts";

@@ -1,14 +1,21 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { formatBytes } from "@unkey/base";
-import { type Digest, type ImageLimits, type ResolvedImage, shortDigest, streamLayers } from "@unkey/oci";
+import {
+  type Digest,
+  type ImageLimits,
+  type ImageSource,
+  type ResolvedImage,
+  shortDigest,
+  streamLayers,
+} from "@unkey/oci";
 import type { CachedLayer, LayerCache, LayerUser } from "./layer-cache/layer-cache.ts";
 import { type ImageWorkers, parallelLayers } from "./worker/image-workers.ts";
 
 export interface BringLayersOptions {
   readonly cache: LayerCache;
   readonly workers: ImageWorkers;
-  readonly user: LayerUser & { readonly source: Parameters<typeof streamLayers>[0] };
+  readonly user: LayerUser & { readonly source: ImageSource };
   readonly layers: ResolvedImage["layers"];
   /** Names the build's processes. */
   readonly name: string;

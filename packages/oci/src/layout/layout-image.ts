@@ -9,7 +9,7 @@ import { rethrowInvalid } from "../invalid-input.ts";
 import { optionalString, parseJsonObject } from "../json.ts";
 import { checkBytes } from "../layer/limits.ts";
 import { formatPlatform } from "../platform.ts";
-import { collectVerified, verified } from "../verified-file.ts";
+import { collectVerified, verified } from "../verified.ts";
 import { blobFile, indexFile, layoutFile, maxLayoutFileBytes } from "./layout-files.ts";
 
 /** containerd and Docker write the whole name here, and only the tag into the other. */

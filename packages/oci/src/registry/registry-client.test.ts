@@ -8,12 +8,12 @@ import { after, before, describe, type TestContext, test } from "node:test";
 import { type ErrorReason, isServiceError } from "@unkey/base";
 import { digestOf } from "../digest.ts";
 import { ociIndexType, ociManifestType } from "../documents.ts";
-import { fetchLayers } from "../fetch-layers.ts";
 import { resolveImage, resolveManifest } from "../image-source.ts";
 import { defaultImageLimits } from "../layer/limits.ts";
 import { assembleImage } from "../layout/assemble-image.ts";
 import { formatPlatform, hostPlatform, type Platform } from "../platform.ts";
 import { parseImageReference } from "../reference.ts";
+import { fetchLayers } from "../testing/fetch-layers.ts";
 import {
   needsRegistry,
   pushBlob,

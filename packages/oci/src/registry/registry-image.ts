@@ -5,7 +5,7 @@ import { acceptedManifestTypes, type Descriptor, maxManifestBytes } from "../doc
 import type { FetchedDocument, FetchOptions, ImageSource } from "../image-source.ts";
 import { checkBytes } from "../layer/limits.ts";
 import { formatImageReference, type ImageReference } from "../reference.ts";
-import { collectVerified, verified } from "../verified-file.ts";
+import { collectVerified, verified } from "../verified.ts";
 import { transferBlob } from "./blob-transfer.ts";
 import { type RegistrySession, redirectStatuses } from "./registry-session.ts";
 import { type Retries, withRetries } from "./retry.ts";

@@ -8,12 +8,12 @@ import type { TestContext } from "node:test";
 import { type Clock, type ErrorReason, isServiceError } from "@unkey/base";
 import { type Digest, digestOf } from "../digest.ts";
 import { ociConfigType, ociLayerType, ociManifestType } from "../documents.ts";
-import { fetchLayers } from "../fetch-layers.ts";
 import { resolveImage, resolveManifest } from "../image-source.ts";
 import { defaultImageLimits } from "../layer/limits.ts";
 import { hostPlatform } from "../platform.ts";
 import { parseImageReference } from "../reference.ts";
 import { type ImageOptions, RegistryClient, type RegistryClientOptions } from "../registry/registry-client.ts";
+import { fetchLayers } from "./fetch-layers.ts";
 
 /* A registry whose every answer a test writes, and one small image that it serves. */
 

@@ -1,28 +1,16 @@
-import { join } from "node:path";
-import { type Digest, digestAlgorithm, digestHex } from "./digest.ts";
 import type { Descriptor } from "./documents.ts";
-import type { FetchOptions, ImageSource, ResolvedImage } from "./image-source.ts";
-import { writeFileOf } from "./verified-file.ts";
-
-/** A layer on local disk, its digest already checked. */
-export interface LayerBlob {
-  readonly digest: Digest;
-  readonly path: string;
-  readonly sizeBytes: number;
-  /** Digest of the uncompressed tar stream, from the image's config. */
-  readonly diffId: Digest;
-}
+import type { FetchOptions, ImageSource } from "./image-source.ts";
 
 const defaultParallel = 3;
 
 /** Takes one layer's bytes to their end; what it made of them counts only when it returns. `signal` ends with the first failure. */
-export type TakeLayer = (
+type TakeLayer = (
   descriptor: Descriptor,
   chunks: AsyncIterable<Uint8Array>,
   signal: AbortSignal,
 ) => Promise<void>;
 
-export interface StreamOptions extends FetchOptions {
+interface StreamOptions extends FetchOptions {
   /** Layers at once; 3 unless said. */
   readonly parallel?: number;
 }
@@ -64,22 +52,4 @@ export async function streamLayers(
   // All of them, so that none still writes when the caller cleans up; the first failure is what is told.
   await Promise.all(workers);
   both.throwIfAborted();
-}
-
-/** Fetches an image's layers into `directory`, each digest once. Lowest first. */
-export async function fetchLayers(
-  source: ImageSource,
-  image: ResolvedImage,
-  directory: string,
-  options: FetchOptions,
-): Promise<LayerBlob[]> {
-  const pathOf = (digest: Digest): string => join(directory, `${digestAlgorithm(digest)}-${digestHex(digest)}`);
-  const descriptors = image.layers.map(({ descriptor }) => descriptor);
-  await streamLayers(source, descriptors, options, ({ digest }, chunks) => writeFileOf(chunks, pathOf(digest)));
-  return image.layers.map(({ descriptor: { digest, sizeBytes }, diffId }) => ({
-    digest,
-    path: pathOf(digest),
-    sizeBytes,
-    diffId,
-  }));
 }
