@@ -4,11 +4,7 @@ import type { FetchOptions, ImageSource } from "./image-source.ts";
 const defaultParallel = 3;
 
 /** Takes one layer's bytes to their end; what it made of them counts only when it returns. `signal` ends with the first failure. */
-type TakeLayer = (
-  descriptor: Descriptor,
-  chunks: AsyncIterable<Uint8Array>,
-  signal: AbortSignal,
-) => Promise<void>;
+type TakeLayer = (descriptor: Descriptor, chunks: AsyncIterable<Uint8Array>, signal: AbortSignal) => Promise<void>;
 
 interface StreamOptions extends FetchOptions {
   /** Layers at once; 3 unless said. */
