@@ -41,14 +41,14 @@ export class DiscoveryService {
     const subject = isForeignDigest(digest) ? digest : parseSha256(digest);
     const artifactType = exchange.query.get("artifactType") ?? "";
     const last = exchange.query.get("last") ?? "";
-    const rows = await this.#manifests.referrers(place, { subject, artifactType, last, limit: maxPage + 1 });
-    const shown = fitting(rows.slice(0, maxPage).map(descriptorOf));
-    const next = shown.length < rows.length ? shown.at(-1)?.digest : undefined;
+    const wanted = { subject, artifactType, last, limit: maxPage, maxBytes: maxReferrersBytes };
+    const { rows, more } = await this.#manifests.referrers(place, wanted);
+    const next = more ? rows.at(-1)?.digest : undefined;
     const query = new URLSearchParams({ ...(artifactType === "" ? {} : { artifactType }), last: next ?? "" });
     answerJson(
       exchange,
       ociIndexType,
-      { schemaVersion: 2, mediaType: ociIndexType, manifests: shown },
+      { schemaVersion: 2, mediaType: ociIndexType, manifests: rows.map(descriptorOf) },
       {
         ...(artifactType === "" ? {} : { "oci-filters-applied": "artifactType" }),
         ...(next === undefined ? {} : linkTo(`/v2/${place.repository}/referrers/${subject}`, query)),
@@ -93,14 +93,4 @@ function descriptorOf({ digest, mediaType, sizeBytes, artifactType, annotations 
     ...(artifactType === "" ? {} : { artifactType }),
     ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
   };
-}
-
-/** As many as a manifest may be large, but at least one. */
-function fitting<T>(descriptors: readonly T[]): T[] {
-  let bytes = 0;
-  const end = descriptors.findIndex((descriptor, index) => {
-    bytes += Buffer.byteLength(JSON.stringify(descriptor)) + 1;
-    return index > 0 && bytes > maxReferrersBytes;
-  });
-  return descriptors.slice(0, end < 0 ? descriptors.length : end);
 }

@@ -48,6 +48,7 @@ const refused: Readonly<Record<string, unknown>> = {
   "a layer without a digest": { ...base, layers: [{ size: 1 }] },
   "a layer of sha512": { ...base, layers: [{ digest: `sha512:${"0".repeat(128)}`, size: 1 }] },
   "a digest with a path": { ...base, layers: [{ digest: "sha256:../../etc", size: 1 }] },
+  "an artifact type without an end": { ...base, artifactType: `x/${"y".repeat(300)}` },
   "annotations of other than texts": { ...base, annotations: { a: 1 } },
   "a subject that is a text": { ...base, subject: digest("a") },
   "1,001 layers": { ...base, layers: Array.from({ length: 1001 }, () => descriptor("b")) },

@@ -17,6 +17,8 @@ const indexTypes: readonly string[] = [ociIndexType, dockerIndexType];
 /** The distribution specification wants 4 MiB to be accepted. */
 export const maxManifestBytes = 4 * 1024 * 1024;
 const maxReferences = 1000;
+/** RFC 6838, section 4.2: two names of at most 127 characters. */
+const maxMediaTypeLength = 255;
 
 export interface ManifestDocument {
   readonly mediaType: string;
@@ -53,7 +55,7 @@ export function parseManifest(bytes: Uint8Array, contentType: string): ManifestD
 
   const annotations = annotationsOf(json);
   const subject = "subject" in json ? digestOf(objectOf(json["subject"], "subject"), "subject") : "";
-  const artifactType = text(json, "artifactType");
+  const artifactType = mediaTypeOf(json, "artifactType");
   if (isIndex) {
     const manifests = list(json, "manifests").map((member) => digestOf(member, "manifests"));
     return { mediaType, blobs: [], manifests: unique(manifests), subject, artifactType, annotations };
@@ -65,7 +67,7 @@ export function parseManifest(bytes: Uint8Array, contentType: string): ManifestD
     blobs: unique([digestOf(config, "config"), ...layers.map((layer) => digestOf(layer, "layers"))]),
     manifests: [],
     subject,
-    artifactType: artifactType || text(config, "mediaType"),
+    artifactType: artifactType || mediaTypeOf(config, "mediaType"),
     annotations,
   };
 }
@@ -123,6 +125,12 @@ function text(json: Json, field: string): string {
   if (value === undefined) return "";
   if (typeof value === "string") return value;
   throw invalid(`${field} is not a text`);
+}
+
+function mediaTypeOf(json: Json, field: string): string {
+  const value = text(json, field);
+  if (value.length <= maxMediaTypeLength) return value;
+  throw invalid(`${field} has over ${maxMediaTypeLength} characters`);
 }
 
 function unique(digests: readonly Sha256[]): Sha256[] {

@@ -6,11 +6,13 @@ import { answer, answerBytes, type Exchange } from "./exchange.ts";
 import { maxManifestBytes, parseManifest } from "./manifest-document.ts";
 import { type ManifestStore, manifestNotFound, refuseMissing } from "./manifest-store.ts";
 import { isTag } from "./registry-route.ts";
-import { Slots } from "./slots.ts";
+import { SharedSlots } from "./slots.ts";
 import type { UploadService } from "./uploads.ts";
 
 /** Manifests in memory at once; parsed, one takes a multiple of its bytes. */
 const maxInMemory = 6;
+/** Whoever sends a byte now and then holds its places for a minute each: not all of them. */
+const maxInMemoryPerTenant = 2;
 /** One push by digest may set so many tags. */
 const maxTagParameters = 32;
 /** A manifest that takes longer to arrive keeps others waiting. */
@@ -28,7 +30,7 @@ export interface ManifestServiceDeps {
 /** Manifests and the tags that point to them. */
 export class ManifestService {
   readonly #deps: ManifestServiceDeps;
-  readonly #slots = new Slots(maxInMemory);
+  readonly #slots = new SharedSlots(maxInMemory, maxInMemoryPerTenant);
 
   constructor(deps: ManifestServiceDeps) {
     this.#deps = deps;
@@ -50,7 +52,7 @@ export class ManifestService {
     if (isForeignDigest(reference)) parseSha256(reference);
     const named = checked(place, reference);
     const tags = tagsOf(exchange.query, named);
-    using _slot = await this.#slots.take();
+    using _slot = await this.#slots.take(place.tenantId);
     const bytes = await this.#read(exchange);
     const digest = sha256Of(bytes);
     if (isSha256(named) && named !== digest) {

@@ -1,5 +1,5 @@
 /** At most so many at once; the others wait in the order in which they came. */
-export class Slots {
+class Slots {
   #free: number;
   readonly #waiting: (() => void)[] = [];
 
