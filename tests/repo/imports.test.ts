@@ -32,8 +32,8 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   "services/billaged": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
   "services/billing-aggregator": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
   "services/gatewayd": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
-  // The CLI is a client of the public API; `unkey dev` and the demo also issue identities and prepare the guest.
-  "apps/cli": ["api", "base", "model", "pki", "rpc", "guest", "oci"],
+  // The CLI is a client of the public API; `unkey dev` and the demo also supervise daemons, issue identities and prepare the guest.
+  "apps/cli": ["api", "base", "model", "daemon", "pki", "rpc", "guest", "oci"],
   scripts: ["api"],
 };
 /** Tests, benches and the testkit may start anything; a test beside its source may also use any other package. */

@@ -5,6 +5,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
 import { systemClock } from "@unkey/base";
+import { takeFileLock } from "@unkey/daemon";
 import { findDaemon } from "../src/dev/daemon-process.ts";
 import { down } from "../src/dev/down.ts";
 import { type Home, openHome } from "../src/dev/home.ts";
@@ -12,7 +13,6 @@ import { lastLines, rotateLog } from "../src/dev/log-file.ts";
 import { isAlive, listenersOn, processByPid, signalProcess } from "../src/dev/process-table.ts";
 import { readStatus } from "../src/dev/status-file.ts";
 import { Supervisor } from "../src/dev/supervisor.ts";
-import { takeSupervisorLock } from "../src/dev/supervisor-lock.ts";
 import { isSupervised, up } from "../src/dev/up.ts";
 import { CliFailure } from "../src/failure.ts";
 import { StepList } from "../src/render/step-list.ts";
@@ -150,9 +150,9 @@ test("there is one supervisor for a home, in one process and across processes", 
   await using temporary = await temporaryHome();
   const { home } = temporary;
   {
-    using first = takeSupervisorLock(home.lockFile);
+    using first = takeFileLock(home.lockFile);
     assert.ok(first);
-    assert.equal(takeSupervisorLock(home.lockFile), undefined);
+    assert.equal(takeFileLock(home.lockFile), undefined);
     assert.equal(isSupervised(home), true);
   }
   assert.equal(isSupervised(home), false);

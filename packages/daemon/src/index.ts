@@ -10,6 +10,7 @@ export {
   startDaemon,
 } from "./daemon.ts";
 export { type EveryOptions, everyMs } from "./every.ts";
+export { lockDataDir, takeFileLock } from "./file-lock.ts";
 export { type DependencyReport, Health, type HealthReport, type Layer } from "./health.ts";
 export { createLogger, type LogFields, type Logger, type LoggerOptions, type LogLevel } from "./log.ts";
 export { type Counter, type Gauge, type Histogram, type Labels, latencyBucketsSeconds, Metrics } from "./metrics.ts";

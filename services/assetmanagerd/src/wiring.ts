@@ -1,8 +1,8 @@
-import { access, constants, mkdir } from "node:fs/promises";
+import { access, constants } from "node:fs/promises";
 import { join } from "node:path";
 import { AssetService as AssetServiceDesc } from "@unkey/api/asset";
 import { formatBytes, systemClock } from "@unkey/base";
-import { type DaemonContext, everyMs } from "@unkey/daemon";
+import { type DaemonContext, everyMs, lockDataDir } from "@unkey/daemon";
 import { listenRpc, openIdentity, openRpcChannel } from "@unkey/rpc";
 import { DirectoryStager } from "./adapters/directory-stager.ts";
 import { DiskIncomingFiles } from "./adapters/incoming-files.ts";
@@ -22,7 +22,7 @@ export async function startAssetManager(config: Config, context: DaemonContext):
   const { log, metrics, health } = context;
   await using stack = new AsyncDisposableStack(); // closes in reverse order, also when a later line throws
   const identity = stack.use(openIdentity(config.rpc, context));
-  await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
+  stack.use(lockDataDir("assetmanagerd", config.dataDir));
   const blobsDir = join(config.dataDir, "blobs");
   const catalog = stack.use(await openSqlCatalog(join(config.dataDir, "assets.db")));
   const blobStore = stack.use(

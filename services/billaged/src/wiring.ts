@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { MeteringService } from "@unkey/api/metering";
 import { systemClock } from "@unkey/base";
-import { type DaemonContext, everyMs } from "@unkey/daemon";
+import { type DaemonContext, everyMs, lockDataDir } from "@unkey/daemon";
 import { listenRpc, openIdentity, openRpcChannel } from "@unkey/rpc";
 import { DiskLogFolder } from "./adapters/disk-log-folder.ts";
 import { RpcBatchSink } from "./adapters/rpc-batch-sink.ts";
@@ -24,6 +24,7 @@ export async function startBillaged(config: Config, context: DaemonContext): Pro
   const channel = stack.use(
     openRpcChannel({ peer: "billing-aggregator", address: config.aggregator, identity, metrics, maxMessageBytes }),
   );
+  stack.use(lockDataDir("billaged", config.dataDir));
   const folder = await DiskLogFolder.open(join(config.dataDir, "wal"));
   const store = stack.use(await SqlMeterStore.open(config.dataDir, clock.nowMs()));
   const news = new WakeUp();

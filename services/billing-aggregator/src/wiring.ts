@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { type Clock, systemClock } from "@unkey/base";
 import { type ClickHouse, connectClickHouse, startChdb } from "@unkey/clickhouse";
-import { type DaemonContext, everyMs, type Logger } from "@unkey/daemon";
+import { type DaemonContext, everyMs, type Logger, lockDataDir } from "@unkey/daemon";
 import { listenRpc, openIdentity } from "@unkey/rpc";
 import { openSqlite } from "@unkey/sql";
 import { ClickHouseUsageStore } from "./adapters/clickhouse-usage-store.ts";
@@ -28,6 +28,7 @@ export async function startBillingAggregator(
   const { log, metrics, health } = context;
   await using stack = new AsyncDisposableStack();
   const identity = stack.use(openIdentity(config.rpc, context));
+  stack.use(lockDataDir("billing-aggregator", config.dataDir));
   const sql = stack.use(await openSqlite({ path: join(config.dataDir, "billing.sqlite"), migrations }));
   const inbox = new SqlInbox(sql, { maxBytes: config.inboxMaxBytes });
   const books = await SqlPriceBooks.open(sql, defaultPriceBook);

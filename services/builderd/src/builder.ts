@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { BuilderService } from "@unkey/api/builder";
 import { systemClock } from "@unkey/base";
-import { type DaemonContext, everyMs, type Layer } from "@unkey/daemon";
+import { type DaemonContext, everyMs, type Layer, lockDataDir } from "@unkey/daemon";
 import {
   formatPlatform,
   hostPlatform,
@@ -72,6 +72,7 @@ export async function openBuilder(
   const clock = systemClock;
   const platform = hostPlatform();
   await using stack = new AsyncDisposableStack();
+  stack.use(lockDataDir("builderd", dataDir));
   const registries = stack.use(new RegistryClient({ plainHttpRegistries, ...config.registries, clock }));
   const uploadDirectory = join(dataDir, "uploads");
   const scratchDirectory = join(dataDir, "scratch");

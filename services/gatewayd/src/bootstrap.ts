@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { chmod, mkdir, readFile, rm } from "node:fs/promises";
+import { chmod, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type Clock, newId } from "@unkey/base";
 import { type Logger, writeFileAtomic } from "@unkey/daemon";
@@ -42,8 +42,4 @@ export async function publishCertificate(file: string, pem: string): Promise<voi
   if ((await readFile(file, "utf8").catch(() => "")) === pem) return;
   await writeFileAtomic(file, pem);
   await chmod(file, 0o644);
-}
-
-export async function makeDataDir(dataDir: string): Promise<void> {
-  await mkdir(dataDir, { recursive: true, mode: 0o700 });
 }

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { GatewayService } from "@unkey/api/gateway";
 import { systemClock } from "@unkey/base";
-import { type DaemonContext, everyMs } from "@unkey/daemon";
+import { type DaemonContext, everyMs, lockDataDir } from "@unkey/daemon";
 import { Authority, HostCertificates } from "@unkey/pki";
 import { openIdentity, openRpcChannel, warmUpValidation } from "@unkey/rpc";
 import { openSqlite } from "@unkey/sql";
@@ -17,7 +17,7 @@ import { AuditLog } from "./api/audit-log.ts";
 import { Keyring } from "./api/keyring.ts";
 import { createPolicies, scopeOf } from "./api/policies.ts";
 import { RateLimiter } from "./api/rate-limiter.ts";
-import { ensureBootstrapKey, makeDataDir, publishCertificate, replicaName } from "./bootstrap.ts";
+import { ensureBootstrapKey, publishCertificate, replicaName } from "./bootstrap.ts";
 import type { Config } from "./config.ts";
 import { assembleDeployer } from "./deploy/deployer.ts";
 import { gatewayHandlers } from "./handlers.ts";
@@ -50,7 +50,7 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
   const clock = systemClock;
   await using stack = new AsyncDisposableStack(); // closes in reverse order, also when a later line throws
 
-  await makeDataDir(dataDir);
+  stack.use(lockDataDir("gatewayd", dataDir));
   const identity = stack.use(openIdentity(config.rpc, context));
   const sql = stack.use(await openSqlite({ path: join(dataDir, "gatewayd.db"), migrations }));
   const keyStore = new KeyStore(sql);

@@ -5,7 +5,6 @@ import { isServiceError } from "@unkey/base";
 import { createLogger } from "@unkey/daemon";
 import { openSqlite } from "@unkey/sql";
 import { hostNetworkSkip } from "../test/support/skip-reasons.ts";
-import { lockInstance } from "./adapters/instance-lock.ts";
 import { runCommand } from "./adapters/run-command.ts";
 import { migrations } from "./adapters/schema.ts";
 import { SqlVmStore } from "./adapters/sql-vm-store.ts";
@@ -48,15 +47,4 @@ test("two instances on one host get different networks; one gets its own again; 
   await first[Symbol.asyncDispose]();
   const again = stack.use(await openNetworks(one));
   assert.equal(formatSubnet(again.subnet), formatSubnet(first.subnet));
-});
-
-test("a second metald on the same data directory does not start", async () => {
-  const id = randomBytes(3).toString("hex");
-  {
-    await using held = await lockInstance(id);
-    assert.ok(held);
-    await assert.rejects(lockInstance(id), /another metald/);
-  }
-  await using again = await lockInstance(id);
-  assert.ok(again);
 });

@@ -1,4 +1,5 @@
 import type { Clock } from "@unkey/base";
+import { takeFileLock } from "@unkey/daemon";
 import { CliFailure, failureOf } from "../failure.ts";
 import { findDaemon, stopProcess } from "./daemon-process.ts";
 import type { DaemonSpec } from "./daemon-spec.ts";
@@ -6,7 +7,6 @@ import type { Home } from "./home.ts";
 import { signalProcess } from "./process-table.ts";
 import { type PlatformStatus, readStatus } from "./status-file.ts";
 import { inReverse } from "./supervisor.ts";
-import { takeSupervisorLock } from "./supervisor-lock.ts";
 
 export interface DownOptions {
   readonly home: Home;
@@ -55,7 +55,7 @@ export async function down(options: DownOptions): Promise<DownResult> {
 /** Ends the supervisor, which ends its daemons, and takes its lock. */
 async function endSupervisor({ home, clock, onStatus }: DownOptions): Promise<Disposable> {
   for (let waitedMs = 0; ; waitedMs += pollMs) {
-    const lock = takeSupervisorLock(home.lockFile);
+    const lock = takeFileLock(home.lockFile);
     if (lock !== undefined) return lock;
     const status = readStatus(home);
     if (status !== undefined) {

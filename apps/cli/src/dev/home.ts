@@ -18,6 +18,7 @@ export interface Home {
   readonly publicCaFile: string;
   readonly statusFile: string;
   readonly portsFile: string;
+  /** Held by the one supervisor of this home. */
   readonly lockFile: string;
   logFile(service: string): string;
   addressFile(service: string): string;

@@ -1,6 +1,6 @@
+import { takeFileLock } from "@unkey/daemon";
 import { CliFailure, exitCodes } from "../failure.ts";
 import { Supervisor, type SupervisorOptions } from "./supervisor.ts";
-import { takeSupervisorLock } from "./supervisor-lock.ts";
 
 export interface RunOptions extends SupervisorOptions {
   /** Resolves when the platform shall stop. */
@@ -11,7 +11,7 @@ export interface RunOptions extends SupervisorOptions {
 
 /** A supervisor's whole life under the lock of its home. Throws when the start fails or another supervisor has the lock. */
 export async function runSupervisor(options: RunOptions): Promise<void> {
-  using lock = takeSupervisorLock(options.home.lockFile);
+  using lock = takeFileLock(options.home.lockFile);
   if (lock === undefined) {
     throw new CliFailure(`another supervisor runs the platform in ${options.home.root}`, {
       nextStep: "`unkey dev status` shows it.",

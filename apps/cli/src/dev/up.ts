@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync } from "node:fs";
 import type { Clock } from "@unkey/base";
+import { takeFileLock } from "@unkey/daemon";
 import { CliFailure, type ExitCode, Interrupted } from "../failure.ts";
 import type { Step, StepList, StepState } from "../render/step-list.ts";
 import type { Home } from "./home.ts";
@@ -13,7 +14,6 @@ import {
   readStatus,
   type TaskStatus,
 } from "./status-file.ts";
-import { takeSupervisorLock } from "./supervisor-lock.ts";
 
 export interface UpOptions {
   readonly home: Home;
@@ -43,7 +43,7 @@ export async function up(
 
 /** True while a supervisor of this home lives. */
 export function isSupervised(home: Home): boolean {
-  using lock = takeSupervisorLock(home.lockFile);
+  using lock = takeFileLock(home.lockFile);
   return lock === undefined;
 }
 
