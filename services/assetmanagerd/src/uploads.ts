@@ -6,6 +6,7 @@ import type { Asset, AssetDeclaration, AssetDescription, Digest, Owner, Quota } 
 import type { AssetCatalog, IncomingFiles, UploadCatalog } from "./ports.ts";
 import { RunningDigests } from "./running-digests.ts";
 import type { StoredBlobs } from "./stored-blobs.ts";
+import { UploadTurns } from "./upload-turns.ts";
 
 export interface UploadsDeps {
   readonly assets: AssetCatalog;
@@ -26,7 +27,6 @@ export interface UploadAddress {
   readonly id: AssetId;
 }
 
-const maxStreams = 16;
 /** Bytes counted against the quota, and made durable, at a time. */
 const stepBytes = 64 * 1024 * 1024;
 
@@ -38,13 +38,11 @@ const stepBytes = 64 * 1024 * 1024;
 export class Uploads {
   readonly #deps: UploadsDeps;
   readonly #digests = new RunningDigests();
-  /** Uploads that a call works on; `cancel` aborts it and waits. */
-  readonly #busy = new Map<AssetId, { readonly abort: AbortController; readonly ended: Promise<void> }>();
-  #streams = 0;
+  readonly #turns: UploadTurns;
 
   constructor(deps: UploadsDeps) {
     this.#deps = deps;
-    this.#countStreams(0);
+    this.#turns = new UploadTurns(deps.metrics);
   }
 
   async upload(declaration: AssetDeclaration, chunks: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<Asset> {
@@ -53,7 +51,7 @@ export class Uploads {
     this.#mustBeAllowed(sizeBytes);
     // Content that is there is not written again, but its sender must still prove to have it.
     if (await stored.holds(digest, sizeBytes, signal)) {
-      await this.#inStream(() => proveContent(declaration, chunks, signal));
+      await this.#turns.inStream(() => proveContent(declaration, chunks, signal));
       return stored.lock.run(digest, async () => {
         if (!(await stored.holds(digest, sizeBytes, signal))) {
           throw new ServiceError("ABORTED", "the stored bytes were collected during the upload");
@@ -84,8 +82,8 @@ export class Uploads {
     signal: AbortSignal,
   ): Promise<Asset> {
     const { uploads, incoming, clock, quotaOf } = this.#deps;
-    return this.#inStream(() =>
-      this.#alone(id, signal, async (joined) => {
+    return this.#turns.inStream(() =>
+      this.#turns.alone(id, signal, async (joined) => {
         const upload = await this.#uploading(owner, id);
         if (upload.receivedBytes !== offset) throw offsetMismatch(upload.receivedBytes);
         let reserved = declaredBytes ?? offset;
@@ -127,7 +125,7 @@ export class Uploads {
     signal: AbortSignal,
   ): Promise<Asset> {
     const { uploads, incoming, clock, quotaOf } = this.#deps;
-    return this.#alone(id, signal, async () => {
+    return this.#turns.alone(id, signal, async () => {
       const upload = await this.#uploading(owner, id);
       if (upload.receivedBytes !== 0) throw offsetMismatch(upload.receivedBytes);
       const receivedBytes = await incoming.adopt(id, sourcePath, async (bytes) => {
@@ -144,7 +142,7 @@ export class Uploads {
     signal: AbortSignal,
   ): Promise<Asset> {
     const { uploads, incoming, stored, clock } = this.#deps;
-    return this.#alone(id, signal, async (joined) => {
+    return this.#turns.alone(id, signal, async (joined) => {
       const upload = await uploads.find(owner, id, clock.nowMs());
       if (upload.state !== "uploading") {
         // The answer to an earlier call was lost.
@@ -180,9 +178,7 @@ export class Uploads {
       if (isServiceError(error, "ASSET_NOT_FOUND")) return;
       throw error;
     }
-    const working = this.#busy.get(id);
-    working?.abort.abort(new ServiceError("CANCELED", "the upload was cancelled"));
-    await working?.ended;
+    await this.#turns.end(id, new ServiceError("CANCELED", "the upload was cancelled"));
     await this.#discard({ owner, id });
   }
 
@@ -197,7 +193,7 @@ export class Uploads {
     const { uploads, clock, uploadLifetimeMs } = this.#deps;
     return uploads
       .idleSince(clock.nowMs() - uploadLifetimeMs)
-      .then((idle) => idle.filter(({ id }) => !this.#busy.has(id)));
+      .then((idle) => idle.filter(({ id }) => !this.#turns.isTaken(id)));
   }
 
   /** Gives up what has been idle for too long. Answers what went. */
@@ -215,7 +211,7 @@ export class Uploads {
   /** Removes the row, then the file; answers the bytes it had. */
   #discard({ owner, id }: UploadAddress): Promise<number> {
     const { uploads, incoming } = this.#deps;
-    return this.#alone(id, new AbortController().signal, async () => {
+    return this.#turns.alone(id, new AbortController().signal, async () => {
       const bytes = await uploads.cancel(owner, id);
       this.#digests.drop(id);
       await incoming.remove(id);
@@ -226,7 +222,7 @@ export class Uploads {
   async #removeStrays(): Promise<void> {
     const { uploads, incoming } = this.#deps;
     for (const id of await incoming.list()) {
-      if (!this.#busy.has(id) && !(await uploads.isUploading(id))) await incoming.remove(id);
+      if (!this.#turns.isTaken(id) && !(await uploads.isUploading(id))) await incoming.remove(id);
     }
   }
 
@@ -276,37 +272,6 @@ export class Uploads {
     throw new ServiceError("ASSET_TOO_LARGE", `${bytes} bytes are more than the allowed ${maxAssetBytes}`, {
       metadata: { maxBytes: String(maxAssetBytes) },
     });
-  }
-
-  /** One call at a time works on an upload. Throws UPLOAD_BUSY. */
-  async #alone<T>(id: AssetId, signal: AbortSignal, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    if (this.#busy.has(id)) throw new ServiceError("UPLOAD_BUSY", `another call works on the upload ${id}`);
-    const abort = new AbortController();
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#busy.set(id, { abort, ended: promise });
-    try {
-      return await body(AbortSignal.any([signal, abort.signal]));
-    } finally {
-      this.#busy.delete(id);
-      resolve();
-    }
-  }
-
-  async #inStream<T>(body: () => Promise<T>): Promise<T> {
-    if (this.#streams >= maxStreams) {
-      throw new ServiceError("ASSET_STORE_BUSY", `${maxStreams} uploads are under way`);
-    }
-    this.#countStreams(1);
-    try {
-      return await body();
-    } finally {
-      this.#countStreams(-1);
-    }
-  }
-
-  #countStreams(by: 1 | 0 | -1): void {
-    this.#streams += by;
-    this.#deps.metrics.gauge("unkey_assets_uploads", "Uploads under way.").set(this.#streams);
   }
 }
 
