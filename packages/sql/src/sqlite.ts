@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { closeSync, mkdirSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
+import { Checkpointer } from "./checkpointer.ts";
 import { type MigrationTarget, migrate } from "./migrate.ts";
 import {
   type Migration,
@@ -14,10 +15,15 @@ import {
   type SqlValue,
 } from "./sql.ts";
 import { Turns } from "./turns.ts";
+import { WriteAheadLog } from "./write-ahead-log.ts";
 
 const busyTimeoutMs = 5_000;
 const maxCachedStatements = 256;
 const walSizeLimitBytes = 64 * 1024 * 1024;
+/** Pages that the log holds when it is copied into the database beside everyone's work; */
+const walPagesToCopy = 1000;
+/** and when the rest is copied while everyone waits, so that the log starts afresh and is bounded. */
+const walPagesAtMost = 32_768;
 
 export interface SqliteOptions {
   /** The file; its folder is made with mode 0700 and the file with 0600. `:memory:` is a database of this process alone. */
@@ -129,27 +135,47 @@ class Transaction implements MigrationTarget {
   }
 }
 
+interface LogState {
+  /** Pages in the log, and how many of them have been copied. */
+  readonly log: number;
+  readonly checkpointed: number;
+}
+
+/** What a database in a file has and one in memory has not. */
+interface Durability extends AsyncDisposable {
+  readonly log: WriteAheadLog;
+  readonly checkpointer: Checkpointer;
+}
+
 class Sqlite implements Sql {
   readonly #connection: Connection;
   readonly #turns = new Turns();
   /** The transaction in whose async context the caller runs: using the outer handle there would wait for itself. */
   readonly #current = new AsyncLocalStorage<Transaction>();
+  #durability: Durability | undefined;
+  #checkpointing: Promise<void> | undefined;
   #closed = false;
 
   constructor(connection: Connection) {
     this.#connection = connection;
   }
 
+  /** From now on commits are made durable, and the log is copied, outside this thread. */
+  syncElsewhere(durability: Durability): void {
+    this.#connection.script("PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0");
+    this.#durability = durability;
+  }
+
   query<R extends object = SqlRow>(sql: string, params?: readonly SqlValue[], options?: SqlReadOptions) {
-    return this.#turn((statements) => statements.query<R>(sql, params, options));
+    return this.#turn((statements) => statements.query<R>(sql, params, options), { writes: !isRead(sql) });
   }
 
   one<R extends object = SqlRow>(sql: string, params?: readonly SqlValue[], options?: SqlReadOptions) {
-    return this.#turn((statements) => statements.one<R>(sql, params, options));
+    return this.#turn((statements) => statements.one<R>(sql, params, options), { writes: !isRead(sql) });
   }
 
   run(sql: string, params?: readonly SqlValue[]) {
-    return this.#turn((statements) => statements.run(sql, params));
+    return this.#turn((statements) => statements.run(sql, params), { writes: true });
   }
 
   transaction<T>(body: (tx: SqlStatements) => Promise<T>, options: { readonly lazy?: boolean } = {}): Promise<T> {
@@ -157,50 +183,89 @@ class Sqlite implements Sql {
   }
 
   inTransaction<T>(body: (tx: MigrationTarget) => Promise<T>, { lazy = false } = {}): Promise<T> {
-    return this.#turn(async (tx) => {
-      // In WAL mode NORMAL leaves out the sync of a commit; the next commit's sync covers the log up to itself.
-      if (lazy) this.#connection.script("PRAGMA synchronous=NORMAL");
-      this.#connection.script("BEGIN IMMEDIATE");
-      try {
-        const result = await this.#current.run(tx, () => body(tx));
-        tx.open = false; // what `body` left running must not write between here and the commit
-        this.#connection.script("COMMIT");
-        return result;
-      } catch (error) {
-        // Some failures (a full disk, for one) have rolled back already: https://www.sqlite.org/lang_transaction.html
-        if (this.#connection.inTransaction) this.#connection.script("ROLLBACK");
-        throw error;
-      } finally {
-        if (lazy) this.#connection.script("PRAGMA synchronous=FULL");
-      }
-    });
+    return this.#turn(
+      async (tx) => {
+        this.#connection.script("BEGIN IMMEDIATE");
+        try {
+          const result = await this.#current.run(tx, () => body(tx));
+          tx.open = false; // what `body` left running must not write between here and the commit
+          this.#connection.script("COMMIT");
+          return result;
+        } catch (error) {
+          // Some failures (a full disk, for one) have rolled back already: https://www.sqlite.org/lang_transaction.html
+          if (this.#connection.inTransaction) this.#connection.script("ROLLBACK");
+          throw error;
+        }
+      },
+      { writes: true, lazy },
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    await this.#turns.take(async () => this.#connection[Symbol.dispose]());
+    await this.#checkpointing;
+    await this.#turns.take(async () => {
+      await this.#durability?.[Symbol.asyncDispose]();
+      this.#connection[Symbol.dispose](); // the last connection copies what is left, and syncs it
+    });
   }
 
-  async #turn<T>(body: (tx: Transaction) => Promise<T>): Promise<T> {
+  async #turn<T>(
+    body: (tx: Transaction) => Promise<T>,
+    { writes, lazy = false }: { readonly writes: boolean; readonly lazy?: boolean },
+  ): Promise<T> {
     if (this.#closed) throw new SqlError("misuse", "the database is closed");
     if (this.#current.getStore()?.open === true) {
       throw new SqlError("misuse", "the outer database handle was used inside a transaction");
     }
-    return this.#turns.take(async () => {
-      const tx = new Transaction(this.#connection);
-      try {
-        return await body(tx);
-      } finally {
-        tx.open = false;
-      }
+    try {
+      return await this.#turns.take(async () => {
+        const tx = new Transaction(this.#connection);
+        try {
+          return await body(tx);
+        } finally {
+          tx.open = false;
+          if (writes && !lazy) this.#durability?.log.committed();
+          if (writes) this.#checkpointIfDue();
+        }
+      });
+    } finally {
+      // Readers too: what they have seen must not be undone by a power failure after they told somebody.
+      await this.#durability?.log.durable();
+    }
+  }
+
+  #checkpointIfDue(): void {
+    if (this.#checkpointing !== undefined || this.#durability === undefined) return;
+    if (this.#pagesToCopy().left < walPagesToCopy) return;
+    const { checkpointer } = this.#durability;
+    this.#checkpointing = (async () => {
+      await checkpointer.run();
+      if (this.#pagesToCopy().log > walPagesAtMost) await this.#turns.take(() => checkpointer.run());
+    })()
+      .catch(() => undefined) // the log stays, and the next commit tries again
+      .finally(() => {
+        this.#checkpointing = undefined;
+      });
+  }
+
+  #pagesToCopy(): { readonly log: number; readonly left: number } {
+    return this.#connection.prepared("PRAGMA wal_checkpoint(NOOP)", undefined, (statement) => {
+      const { log, checkpointed } = statement.get() as unknown as LogState;
+      return { log, left: log - checkpointed };
     });
   }
 }
 
+/** Everything else may write, and waits for a sync that it perhaps does not need. */
+function isRead(sql: string): boolean {
+  return /^\s*SELECT\b/i.test(sql);
+}
+
 /**
- * Opens a SQLite file, brings its schema up to date and returns it. Commits are durable when acknowledged (WAL with
- * synchronous=FULL). Throws SqlError.
+ * Opens a SQLite file, brings its schema up to date and returns it. Commits are durable when acknowledged: they are
+ * written to the log in this thread and synced in libuv's pool. Throws SqlError.
  */
 export async function openSqlite({ path, migrations }: SqliteOptions): Promise<Sql> {
   if (path !== ":memory:") {
@@ -220,9 +285,23 @@ export async function openSqlite({ path, migrations }: SqliteOptions): Promise<S
       `PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA journal_size_limit=${walSizeLimitBytes}; PRAGMA trusted_schema=OFF`,
     );
     await migrate((body) => sqlite.inTransaction(body), migrations);
+    if (path !== ":memory:") sqlite.syncElsewhere(await openDurability(path));
   } catch (error) {
     await sqlite[Symbol.asyncDispose]();
     throw error;
   }
   return sqlite;
+}
+
+async function openDurability(path: string): Promise<Durability> {
+  const log = await WriteAheadLog.open(`${path}-wal`);
+  const checkpointer = new Checkpointer(path);
+  return {
+    log,
+    checkpointer,
+    [Symbol.asyncDispose]: async () => {
+      await checkpointer[Symbol.asyncDispose]();
+      await log[Symbol.asyncDispose]();
+    },
+  };
 }
