@@ -138,7 +138,8 @@ export const errorCatalogue = {
   },
   PROVENANCE_INVALID: {
     code: "failed_precondition",
-    nextStep: "Build the image again; after a change of keys, list the earlier key in UNKEY_METALD_PROVENANCE_KEYS.",
+    nextStep:
+      "Build the image again; after a change of keys, list the earlier key in UNKEY_METALD_PROVENANCE_KEYS_FILE.",
   },
   METERING_REFUSED: { code: "resource_exhausted", nextStep: "Give billaged room for its log, then boot the VM again." },
   // Certificates
@@ -411,7 +412,7 @@ export const errorCatalogue = {
   ASSET_SIZE_MISMATCH: { code: "invalid_argument", nextStep: "Upload it again, with the length of what is sent." },
   ASSET_TOO_LARGE: {
     code: "resource_exhausted",
-    nextStep: "Make the asset smaller, or raise UNKEY_ASSETMANAGERD_MAX_ASSET.",
+    nextStep: "Make the asset smaller, or raise UNKEY_ASSETMANAGERD_ASSET_LIMIT.",
   },
   ASSET_QUOTA_EXCEEDED: { code: "resource_exhausted", nextStep: "Delete assets that are not needed any more." },
   BLOB_STORE_UNAVAILABLE: {
@@ -457,7 +458,7 @@ export const errorCatalogue = {
   BATCH_DAMAGED: { code: "invalid_argument", nextStep: "Send the batch again as it stands in the log." },
   INBOX_FULL: {
     code: "resource_exhausted",
-    nextStep: "Give the aggregator's data directory room, or raise UNKEY_BILLING_AGGREGATOR_INBOX_MAX_BYTES.",
+    nextStep: "Give the aggregator's data directory room, or raise UNKEY_BILLING_AGGREGATOR_INBOX_LIMIT.",
   },
   PRICE_BOOK_INVALID: {
     code: "invalid_argument",

@@ -47,7 +47,7 @@ export function readConfig(settings: Settings): Config {
     dataDir: settings.path("DATA_DIR"),
     stagingRoots: settings.list("STAGING_ROOTS", { default: [], pattern: /^\// }),
     intakeRoots: settings.list("INTAKE_ROOTS", { default: [], pattern: /^\// }),
-    maxAssetBytes: settings.bytes("MAX_ASSET", { min: mib, max: tebibyte, default: 16 * gib }),
+    maxAssetBytes: settings.bytes("ASSET_LIMIT", { min: mib, max: tebibyte, default: 16 * gib }),
     tenantQuotaBytes: settings.bytes("TENANT_QUOTA", { min: 0, max: 1024 * tebibyte, default: 0 }),
     tenantQuotaAssets: settings.int("TENANT_QUOTA_ASSETS", { min: 0, max: 100_000_000, default: 0 }),
     uploadLifetimeMs: settings.durationMs("UPLOAD_LIFETIME", { min: 60_000, max: 30 * dayMs, default: dayMs }),
@@ -68,7 +68,7 @@ function readRemote(settings: Settings): RemoteConfig | undefined {
   const prefix = settings.string("S3_PREFIX", { default: "", pattern: /^([a-z0-9-]+\/)*$/ });
   const region = settings.string("S3_REGION", { default: "us-east-1" });
   const caFile = settings.path("S3_CA_FILE", { default: undefined });
-  const cacheMaxBytes = settings.bytes("CACHE_MAX", { min: gib, max: 1024 * 1024 * gib, default: 64 * gib });
+  const cacheMaxBytes = settings.bytes("CACHE_LIMIT", { min: gib, max: 1024 * 1024 * gib, default: 64 * gib });
   const blobKey = settings.secretFile("BLOB_KEY", { default: undefined });
   if (endpoint === undefined) {
     if (bucket !== "" || blobKey !== undefined) settings.mistake("S3_BUCKET and BLOB_KEY_FILE need S3_ENDPOINT");

@@ -35,7 +35,7 @@ export function readConfig(settings: Settings): Config {
       max: maxAgeDays * dayMs,
       default: maxAgeDays * dayMs,
     }),
-    inboxMaxBytes: settings.bytes("INBOX_MAX_BYTES", { min: 16 * mib, max: 1024 * gib, default: 2 * gib }),
+    inboxMaxBytes: settings.bytes("INBOX_LIMIT", { min: 16 * mib, max: 1024 * gib, default: 2 * gib }),
     clickHouse: url === undefined || password === undefined ? undefined : { url, username, password, database },
   };
 }

@@ -85,13 +85,13 @@ suite("the daemon", { skip: noEngine }, () => {
       ...platform.env(),
       UNKEY_BILLING_AGGREGATOR_DATA_DIR: "relative",
       UNKEY_BILLING_AGGREGATOR_INBOX_RETENTION: "1s",
-      UNKEY_BILLING_AGGREGATOR_INBOX_MAX_BYTES: "1KiB",
+      UNKEY_BILLING_AGGREGATOR_INBOX_LIMIT: "1KiB",
       UNKEY_BILLING_AGGREGATOR_CLICKHOUSE_URL: "http://127.0.0.1:8123",
       UNKEY_BILLING_AGGREGATOR_TYPO: "1",
     };
     const start = startDaemon({ name: "billing-aggregator", env, readConfig, start: startBillingAggregator });
     await assert.rejects(start, (error: Error) =>
-      ["DATA_DIR", "INBOX_RETENTION", "INBOX_MAX_BYTES", "CLICKHOUSE_PASSWORD_FILE", "TYPO"].every((name) =>
+      ["DATA_DIR", "INBOX_RETENTION", "INBOX_LIMIT", "CLICKHOUSE_PASSWORD_FILE", "TYPO"].every((name) =>
         error.message.includes(name),
       ),
     );

@@ -16,12 +16,12 @@ export interface RegistrySettings {
 const host = String.raw`(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?`;
 const mirrorPattern = new RegExp(`^(${host})=(${host})((?:/[a-z0-9._/-]+)?)$`);
 
-/** Reads REGISTRY_MIRRORS, REGISTRY_TAG_MIRRORS, REGISTRY_CA_FILE and REGISTRY_CREDENTIALS. */
+/** Reads REGISTRY_MIRRORS, REGISTRY_TAG_MIRRORS, REGISTRY_CA_FILE and REGISTRY_CREDENTIALS_FILE. */
 export function readRegistrySettings(settings: Settings): RegistrySettings {
   return {
     mirrors: readMirrors(settings),
     caCertificates: readAuthorities(settings),
-    credentialFile: settings.path("REGISTRY_CREDENTIALS", { default: undefined }),
+    credentialFile: settings.path("REGISTRY_CREDENTIALS_FILE", { default: undefined }),
   };
 }
 

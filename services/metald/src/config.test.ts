@@ -13,7 +13,7 @@ const keysFile = join(folder, "keys.pem");
 writeFileSync(keysFile, makeSigningKey().publicKeyPem);
 
 const needed = {
-  UNKEY_METALD_PROVENANCE_KEYS: keysFile,
+  UNKEY_METALD_PROVENANCE_KEYS_FILE: keysFile,
   UNKEY_METALD_DATA_DIR: "/var/lib/unkey/metald",
   UNKEY_METALD_IDENTITY_DIR: "/etc/unkey",
   UNKEY_METALD_ASSETMANAGERD_ADDRESS: "127.0.0.1:8083",
@@ -53,7 +53,7 @@ test("tells every mistake at once", () => {
         '"dns"',
         "HYPERVISOR",
         "BILLAGED_ADDRESS",
-        "PROVENANCE_KEYS",
+        "PROVENANCE_KEYS_FILE",
       ]) {
         assert.match(text, new RegExp(part));
       }
@@ -74,10 +74,13 @@ test("a data directory too deep for the sockets of its VMs is a mistake, not a f
 });
 
 test("without keys that it can read, metald does not start, and says what to do", () => {
-  const { UNKEY_METALD_PROVENANCE_KEYS: _, ...without } = needed;
-  assert.throws(() => read(without), /PROVENANCE_KEYS is required: .*`unkey dev up` makes one/);
+  const { UNKEY_METALD_PROVENANCE_KEYS_FILE: _, ...without } = needed;
+  assert.throws(() => read(without), /PROVENANCE_KEYS_FILE is required: .*`unkey dev up` makes one/);
   const broken = join(folder, "broken.pem");
   writeFileSync(broken, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-  assert.throws(() => read({ ...needed, UNKEY_METALD_PROVENANCE_KEYS: broken }), /is a CERTIFICATE, not a PUBLIC KEY/);
-  assert.throws(() => read({ ...needed, UNKEY_METALD_PROVENANCE_KEYS: join(folder, "none") }), /ENOENT/);
+  assert.throws(
+    () => read({ ...needed, UNKEY_METALD_PROVENANCE_KEYS_FILE: broken }),
+    /is a CERTIFICATE, not a PUBLIC KEY/,
+  );
+  assert.throws(() => read({ ...needed, UNKEY_METALD_PROVENANCE_KEYS_FILE: join(folder, "none") }), /ENOENT/);
 });

@@ -76,10 +76,10 @@ export function readConfig(settings: Settings): Config {
 }
 
 function readProvenanceKeys(settings: Settings): readonly VerificationKey[] {
-  const path = settings.path("PROVENANCE_KEYS", { default: undefined });
+  const path = settings.path("PROVENANCE_KEYS_FILE", { default: undefined });
   if (path === undefined) {
     settings.mistake(
-      "UNKEY_METALD_PROVENANCE_KEYS is required: a PEM file with the public keys of the platform's builderd; " +
+      "UNKEY_METALD_PROVENANCE_KEYS_FILE is required: a PEM file with the public keys of the platform's builderd; " +
         "`unkey dev up` makes one, `openssl pkey -pubout` prints the public half of a key",
     );
     return [];
@@ -88,7 +88,7 @@ function readProvenanceKeys(settings: Settings): readonly VerificationKey[] {
     return readVerificationKeys(readFileSync(path, "utf8"));
   } catch (error) {
     settings.mistake(
-      `UNKEY_METALD_PROVENANCE_KEYS: ${path}: ${error instanceof Error ? error.message : String(error)}`,
+      `UNKEY_METALD_PROVENANCE_KEYS_FILE: ${path}: ${error instanceof Error ? error.message : String(error)}`,
     );
     return [];
   }

@@ -47,7 +47,7 @@ const services: readonly Service[] = [
     settings: (home) => ({
       ASSETMANAGERD_ADDRESS: peer(home, "assetmanagerd"),
       PROVENANCE_KEY_FILE: home.provenance.keyFile,
-      PROVENANCE_KEYS: home.provenance.trustedFile,
+      PROVENANCE_KEYS_FILE: home.provenance.trustedFile,
     }),
   },
   {
@@ -56,7 +56,7 @@ const services: readonly Service[] = [
     ports: { rpc: 8080, health: 9465 },
     settings: (home) => ({
       GUEST_DIR: home.guestDir,
-      PROVENANCE_KEYS: home.provenance.trustedFile,
+      PROVENANCE_KEYS_FILE: home.provenance.trustedFile,
       ASSETMANAGERD_ADDRESS: peer(home, "assetmanagerd"),
       BILLAGED_ADDRESS: peer(home, "billaged"),
     }),

@@ -9,7 +9,7 @@ export interface ProvenanceKeys {
   readonly provenanceKeys: readonly VerificationKey[];
 }
 
-/** Reads PROVENANCE_KEY_FILE, which is required, and PROVENANCE_KEYS. */
+/** Reads PROVENANCE_KEY_FILE, which is required, and PROVENANCE_KEYS_FILE. */
 export function readProvenanceKeys(settings: Settings): ProvenanceKeys {
   const provenanceKey = readKey(settings);
   const trusted = readTrusted(settings);
@@ -36,13 +36,13 @@ function readKey(settings: Settings): SigningKey {
 }
 
 function readTrusted(settings: Settings): readonly VerificationKey[] {
-  const path = settings.path("PROVENANCE_KEYS", { default: undefined });
+  const path = settings.path("PROVENANCE_KEYS_FILE", { default: undefined });
   if (path === undefined) return [];
   try {
     return readVerificationKeys(readFileSync(path, "utf8"));
   } catch (error) {
     settings.mistake(
-      `UNKEY_BUILDERD_PROVENANCE_KEYS: ${path}: ${error instanceof Error ? error.message : String(error)}`,
+      `UNKEY_BUILDERD_PROVENANCE_KEYS_FILE: ${path}: ${error instanceof Error ? error.message : String(error)}`,
     );
     return [];
   }

@@ -96,7 +96,7 @@ export class DaemonBed {
       UNKEY_METALD_DATA_DIR: join(this.dir, "data"),
       UNKEY_METALD_GUEST_DIR: guestDir,
       UNKEY_METALD_IDENTITY_DIR: join(this.dir, "identities", "metald"),
-      UNKEY_METALD_PROVENANCE_KEYS: join(this.dir, "provenance-keys.pem"),
+      UNKEY_METALD_PROVENANCE_KEYS_FILE: join(this.dir, "provenance-keys.pem"),
       UNKEY_METALD_ASSETMANAGERD_ADDRESS: this.#peers["assetmanagerd"] ?? "",
       UNKEY_METALD_BILLAGED_ADDRESS: this.#peers["billaged"] ?? "",
       UNKEY_METALD_ADDRESS_FILE: this.#addressFile,
