@@ -97,13 +97,16 @@ export interface LeaseWish {
   readonly expiresAtMs: number;
 }
 
+/** What an asset is made of, as it was last found right. */
+export type Content = Pick<BlobRecord, "digest" | "identity">;
+
 /** Who holds assets. */
 export interface LeaseCatalog {
   /**
    * Takes a lease on available assets that the tenant may see, and notes their use; the same key with the same assets
    * extends the lease there is. Throws ASSET_NOT_FOUND, ASSET_NOT_AVAILABLE or LEASE_KEY_REUSED.
    */
-  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly digests: ReadonlyMap<AssetId, Digest> }>;
+  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly contents: ReadonlyMap<AssetId, Content> }>;
   /** Undefined when the lease has ended. */
   renew(tenantId: Owner, id: LeaseId, nowMs: number, expiresAtMs: number): Promise<Lease | undefined>;
   /** A lease that is gone already is success. */

@@ -50,7 +50,7 @@ export class Staging {
     }
     const nowMs = clock.nowMs();
     // Lease first: a crash before staging leaves a lease that expires, never a file that nobody counts.
-    const { lease, digests } = await leases.acquire({
+    const { lease, contents } = await leases.acquire({
       tenantId,
       key: leaseKey,
       assetIds: placements.map(({ assetId }) => assetId),
@@ -60,9 +60,9 @@ export class Staging {
     try {
       const wanted = await Promise.all(
         placements.map(async ({ assetId, fileName }) => {
-          const digest = digests.get(assetId);
-          if (digest === undefined) throw new Error(`the lease does not hold ${assetId}`);
-          return { blobPath: await stored.verifiedPath(digest, signal), fileName };
+          const content = contents.get(assetId);
+          if (content === undefined) throw new Error(`the lease does not hold ${assetId}`);
+          return { blobPath: await stored.verifiedPath(content, signal), fileName };
         }),
       );
       const methods = await stager.stage(targetDir, wanted, signal);

@@ -3,7 +3,7 @@ import { type Clock, ServiceError } from "@unkey/base";
 import type { Counter, Logger, Metrics } from "@unkey/daemon";
 import type { Digest, Owner } from "./domain/asset.ts";
 import { KeyedLock } from "./keyed-lock.ts";
-import type { BlobCatalog, BlobStore } from "./ports.ts";
+import type { BlobCatalog, BlobStore, Content } from "./ports.ts";
 
 export interface StoredBlobsDeps {
   readonly catalog: BlobCatalog;
@@ -58,16 +58,14 @@ export class StoredBlobs {
     return identity;
   }
 
-  /** A file of this host with the right bytes. Throws ASSET_CORRUPT. */
-  async verifiedPath(digest: Digest, signal: AbortSignal): Promise<string> {
+  /** A file of this host with the right bytes, given what they were found right as. Throws ASSET_CORRUPT. */
+  async verifiedPath({ digest, identity }: Content, signal: AbortSignal): Promise<string> {
     const { catalog, store } = this.#deps;
-    const isKnown = async () => {
-      const [record, identity] = await Promise.all([catalog.find(digest), store.identity(digest, signal)]);
-      return identity !== undefined && identity === record?.identity;
-    };
-    if (!(await isKnown())) {
+    const isStill = async (known: string | undefined) =>
+      known !== undefined && known === (await store.identity(digest, signal));
+    if (!(await isStill(identity))) {
       await this.#verifying.run(digest, async () => {
-        if (!(await isKnown())) await this.verify(digest, signal);
+        if (!(await isStill((await catalog.find(digest))?.identity))) await this.verify(digest, signal);
       });
     }
     return store.localPath(digest, signal);

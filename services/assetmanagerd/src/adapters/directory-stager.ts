@@ -1,17 +1,5 @@
-import { constants, type Stats } from "node:fs";
-import {
-  copyFile,
-  type FileHandle,
-  link,
-  lstat,
-  mkdir,
-  open,
-  readlink,
-  realpath,
-  rename,
-  rm,
-  stat,
-} from "node:fs/promises";
+import { closeSync, constants, openSync, readlinkSync, realpathSync, type Stats } from "node:fs";
+import { copyFile, link, lstat, mkdir, rename, rm, stat } from "node:fs/promises";
 import { isAbsolute, join, relative, sep } from "node:path";
 import { ServiceError } from "@unkey/base";
 import type { Placement, Stager, StagingMethod } from "../ports.ts";
@@ -33,48 +21,67 @@ export class DirectoryStager implements Stager {
   }
 
   async stage(targetDir: string, placements: readonly Placement[], signal: AbortSignal): Promise<StagingMethod[]> {
-    await using dir = await this.#openTarget(targetDir);
-    signal.throwIfAborted();
-    const placed = placements.map((placement) =>
-      place(`/proc/self/fd/${dir.fd}`, placement).catch((cause: unknown) => {
-        throw new ServiceError("STAGING_FAILED", `${placement.fileName} could not be staged`, { cause });
-      }),
-    );
-    await Promise.allSettled(placed); // the directory stays open until the last one has ended
-    // Not synced: a power failure that takes the names takes the VM too, and whoever boots it again stages again.
-    return Promise.all(placed);
+    const dir = await this.#openTarget(targetDir);
+    try {
+      signal.throwIfAborted();
+      const placed = placements.map((placement) =>
+        place(`/proc/self/fd/${dir}`, placement).catch((cause: unknown) => {
+          throw new ServiceError("STAGING_FAILED", `${placement.fileName} could not be staged`, { cause });
+        }),
+      );
+      await Promise.allSettled(placed); // the directory stays open until the last one has ended
+      // Not synced: a power failure that takes the names takes the VM too, and whoever boots it again stages again.
+      return await Promise.all(placed);
+    } finally {
+      closeSync(dir);
+    }
   }
 
-  async #openTarget(targetDir: string): Promise<FileHandle> {
+  /** What only looks, in this thread: that takes microseconds, and the way to another thread and back takes more. */
+  async #openTarget(targetDir: string): Promise<number> {
     const root = this.#roots.find((candidate) => isBelow(candidate, targetDir));
     if (root === undefined) throw refused("lies below none of the staging roots");
     const way = relative(root, targetDir);
-    const realRoot = await realpath(root).catch((cause: unknown) => {
-      throw refused("lies below a staging root that does not exist", cause);
-    });
-    let at = await open(realRoot, directoryFlags);
+    let at: number | undefined;
     try {
+      const realRoot = realRootOf(root);
+      at = openSync(realRoot, directoryFlags);
       for (const name of way.split(sep)) {
-        const path = `/proc/self/fd/${at.fd}/${name}`;
-        await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
-          if (error.code !== "EEXIST") throw error;
-        });
-        const next = await open(path, directoryFlags);
-        await at.close();
+        const next = await openOrMake(`/proc/self/fd/${at}/${name}`);
+        closeSync(at);
         at = next;
       }
       // The kernel's own word for where we are: nothing moved the walk elsewhere.
-      if ((await readlink(`/proc/self/fd/${at.fd}`)) !== join(realRoot, way))
-        throw refused("was moved while it was opened");
+      if (readlinkSync(`/proc/self/fd/${at}`) !== join(realRoot, way)) throw refused("was moved while it was opened");
       return at;
     } catch (cause) {
-      await at.close();
+      if (at !== undefined) closeSync(at);
       if (cause instanceof ServiceError) throw cause;
       const { code } = cause as NodeJS.ErrnoException;
       const link = code === "ELOOP" || code === "ENOTDIR";
       throw refused(link ? "is reached through something that is no directory" : "cannot be opened", cause);
     }
   }
+}
+
+function realRootOf(root: string): string {
+  try {
+    return realpathSync.native(root);
+  } catch (cause) {
+    throw refused("lies below a staging root that does not exist", cause);
+  }
+}
+
+async function openOrMake(path: string): Promise<number> {
+  try {
+    return openSync(path, directoryFlags);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
+  await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "EEXIST") throw error;
+  });
+  return openSync(path, directoryFlags);
 }
 
 /** True for a normal absolute path strictly below `root`. */

@@ -1,7 +1,7 @@
 import { type AssetId, type LeaseId, newId, ServiceError } from "@unkey/base";
 import type { Sql, SqlStatements } from "@unkey/sql";
 import type { Asset, Digest, Lease, Owner } from "../domain/asset.ts";
-import type { LeaseCatalog, LeaseWish } from "../ports.ts";
+import type { Content, LeaseCatalog, LeaseWish } from "../ports.ts";
 import { findVisible, refresh } from "./asset-rows.ts";
 
 interface LeaseRow {
@@ -18,7 +18,7 @@ export class SqlLeases implements LeaseCatalog {
     this.#sql = sql;
   }
 
-  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly digests: ReadonlyMap<AssetId, Digest> }> {
+  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly contents: ReadonlyMap<AssetId, Content> }> {
     const { tenantId, key, nowMs, expiresAtMs } = wish;
     const assetIds = [...new Set(wish.assetIds)];
     return this.#sql.transaction(async (tx) => {
@@ -45,7 +45,7 @@ export class SqlLeases implements LeaseCatalog {
         ? await extendLease(tx, held, assetIds, expiresAtMs)
         : await insertLease(tx, { tenantId, key, assetIds, nowMs, expiresAtMs }, assets);
       for (const asset of assets) await refresh(tx, asset, false, nowMs);
-      return { lease, digests };
+      return { lease, contents: await contentsOf(tx, digests) };
     });
   }
 
@@ -74,6 +74,18 @@ export class SqlLeases implements LeaseCatalog {
     for (const row of rows) leases.push(toLease(row, await assetsOfLease(this.#sql, row)));
     return leases;
   }
+}
+
+async function contentsOf(
+  tx: SqlStatements,
+  digests: ReadonlyMap<AssetId, Digest>,
+): Promise<ReadonlyMap<AssetId, Content>> {
+  const rows = await tx.query<{ digest: Digest; identity: string | null }>(
+    `SELECT digest, identity FROM blobs WHERE digest IN (${[...digests].map(() => "?").join(", ")})`,
+    [...digests.values()],
+  );
+  const identities = new Map(rows.map(({ digest, identity }) => [digest, identity ?? undefined]));
+  return new Map([...digests].map(([id, digest]) => [id, { digest, identity: identities.get(digest) }]));
 }
 
 async function insertLease(tx: SqlStatements, wish: LeaseWish, assets: readonly Asset[]): Promise<Lease> {
