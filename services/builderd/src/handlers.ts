@@ -32,14 +32,12 @@ const protoStates: Readonly<Record<BuildState, ProtoState>> = {
   cancelled: ProtoState.CANCELLED,
 };
 
-type Implementation = Partial<ServiceImpl<typeof BuilderService>>;
-
-/** The RPCs of unkey.builder.v1; those that are missing here answer UNIMPLEMENTED. */
+/** The RPCs of unkey.builder.v1.BuilderService. */
 export function builderHandlers(
   service: BuildService,
   uploads: UploadService,
   verifier: BuildVerifier,
-): Implementation {
+): ServiceImpl<typeof BuilderService> {
   return {
     buildImage: async (request) => buildMessage(await service.build(startOf(request))),
 
@@ -134,7 +132,7 @@ function sourceOf(image: ImageSource | undefined): BuildSource {
       return { kind: "pushed", repository, digest: tagOrDigest };
     }
     default:
-      throw new ServiceError("INVALID_REQUEST", "image: name a reference or an upload");
+      throw new ServiceError("INVALID_REQUEST", "image: name a reference, an upload or a pushed image");
   }
 }
 

@@ -2,6 +2,7 @@ import { AssetService } from "@unkey/api/asset";
 import { systemClock } from "@unkey/base";
 import type { DaemonContext } from "@unkey/daemon";
 import { listenRpc, openIdentity, openRpcChannel } from "@unkey/rpc";
+import packageJson from "../package.json" with { type: "json" };
 import { CredentialFile } from "./adapters/credential-file.ts";
 import { PolicyFile } from "./adapters/policy-file.ts";
 import { RpcAssetRegistry } from "./adapters/rpc-asset-registry.ts";
@@ -10,7 +11,6 @@ import { SigningAttester } from "./attest/signing-attester.ts";
 import { BuildVerifier } from "./attest/verify-build.ts";
 import { type BuilderParts, openBuilder } from "./builder.ts";
 import type { Config } from "./config.ts";
-import { version } from "./version.ts";
 
 /** `overrides` are for tests. */
 export async function startBuilderd(
@@ -32,7 +32,7 @@ export async function startBuilderd(
   const { provenanceKey, provenanceKeys } = config;
   const builderId = `spiffe://${identity.current.id.trustDomain}/builderd`;
   const trusted = { assets: statements, keys: provenanceKeys, builderId };
-  const attester = new SigningAttester({ ...trusted, key: provenanceKey, version });
+  const attester = new SigningAttester({ ...trusted, key: provenanceKey, version: packageJson.version });
   const verifier = new BuildVerifier({ ...trusted, rules });
   const { algorithm, id } = provenanceKey.verificationKey;
   health.layer("provenance", { active: true, detail: `signed with ${algorithm}, key ${id}` });
