@@ -23,7 +23,7 @@ const walSizeLimitBytes = 64 * 1024 * 1024;
 /** Pages that the log holds when it is copied into the database beside everyone's work; */
 const walPagesToCopy = 1000;
 /** and when the rest is copied while everyone waits, so that the log starts afresh and is bounded. */
-const walPagesAtMost = 32_768;
+const walPagesAtMost = 8192;
 
 export interface SqliteOptions {
   /** The file; its folder is made with mode 0700 and the file with 0600. `:memory:` is a database of this process alone. */
