@@ -201,6 +201,37 @@ test("a worker that forks gets only so far, and takes its children with it", { s
   await contained(world);
 });
 
+test("without namespaces and cgroups a worker's children end with it too", { skip: needsRoot }, async (context) => {
+  const directory = await temporary(context);
+  const sandbox = await Sandbox.open({
+    instanceId: "\0", // no cgroup can be called so
+    directory: join(directory, "sandbox"),
+    programFolders: [],
+    firstUid,
+    maxRunning: 1,
+    confinements: ["user"],
+  });
+  atEnd(context, async () => sandbox[Symbol.asyncDispose]());
+  assert.deepEqual(
+    ["build-user", "build-namespaces", "build-cgroup"].map((name) => sandbox.layers[name]?.active),
+    [true, false, false],
+  );
+  const own = join(directory, "job");
+  await mkdir(own);
+  const script = "sleep 1000 >out/content 2>&1 </dev/null & setsid sleep 1000 >/dev/null 2>&1 </dev/null & read line";
+  const process = await sandbox.start({
+    name: "job",
+    program: ["/bin/sh", "-c", script],
+    env: {},
+    directory: own,
+    limits: { memoryBytes: mib, cpuCount: 1, processes: 16, fileBytes: mib, openFiles: 64 },
+  });
+  while ((await hostileProcesses()).length < 3) await new Promise((resolve) => setTimeout(resolve, 20));
+  process.input.end("\n");
+  assert.equal((await process.ended).code, 0);
+  assert.deepEqual(await hostileProcesses(), []);
+});
+
 test("a worker sees neither the host nor a network", { skip: needsRoot }, async (context) => {
   const world = await startWorld(context);
   if (world.sandbox.layers["build-namespaces"]?.active !== true) return context.skip("this host gives no namespaces");

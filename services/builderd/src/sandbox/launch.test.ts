@@ -5,7 +5,7 @@ import { type LaunchPlan, launchCommand, mountTable } from "./launch.ts";
 const plan: LaunchPlan = {
   confinement: "namespaces",
   cgroupProcsPaths: ["/cg/a/cgroup.procs"],
-  limits: { fileBytes: 1000, openFiles: 64 },
+  limits: { fileBytes: 1000, openFiles: 64, processes: 32 },
   uid: 70_000,
   directory: "/data/scratch/job",
   mountPoint: "/data/sandbox/root",
@@ -23,6 +23,7 @@ test("rights are dropped after everything that needs them, and right before the 
   assert.ok(at("unshare") < at("/data/sandbox/job.fstab"));
   assert.ok(at("/data/sandbox/job.fstab") < at("--reuid=70000"));
   assert.ok(at("--core=0") < at("--reuid=70000"));
+  assert.ok(at("--nproc=32") < at("--reuid=70000"));
   for (const word of ["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]) at(word);
   assert.deepEqual(words.slice(-3), ["--chdir=/job", "/node", "main.ts"]);
   assert.equal(words.filter((word) => word === "--pdeathsig=KILL").length, 2, "changing the user clears it");

@@ -3,6 +3,8 @@ export interface ProcessLimits {
   /** No file that it writes grows beyond this. */
   readonly fileBytes: number;
   readonly openFiles: number;
+  /** Processes and threads of its user: what holds where the host has no cgroups. */
+  readonly processes: number;
 }
 
 /** How much of the confinement this host allows. */
@@ -40,7 +42,7 @@ export function launchCommand(program: readonly string[], plan: LaunchPlan): [co
   const { confinement, cgroupProcsPaths, uid } = plan;
   const ids = [`--reuid=${uid}`, `--regid=${uid}`, "--clear-groups"];
   const rights = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig=KILL", "--"];
-  const [first, ...others] = bounds(plan.limits);
+  const [first, ...others] = bounds(plan.limits, confinement === "none" ? [] : [`--nproc=${plan.limits.processes}`]);
   const confined = [first, ...others, "setpriv", ...ids, ...rights];
   switch (confinement) {
     case "none":
@@ -76,9 +78,12 @@ export function launchCommand(program: readonly string[], plan: LaunchPlan): [co
 
 const joinScript = 'set -e; while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@"';
 
-function bounds({ fileBytes, openFiles }: ProcessLimits): [command: string, ...args: string[]] {
+function bounds(
+  { fileBytes, openFiles }: ProcessLimits,
+  more: readonly string[],
+): [command: string, ...args: string[]] {
   // A core file would hold what other tenants' layers may not show.
-  return ["prlimit", "--core=0", `--fsize=${fileBytes}`, `--nofile=${openFiles}`, "--"];
+  return ["prlimit", "--core=0", `--fsize=${fileBytes}`, `--nofile=${openFiles}`, ...more, "--"];
 }
 
 const rootScript =

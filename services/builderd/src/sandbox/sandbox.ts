@@ -6,7 +6,7 @@ import type { Duplex, Readable, Writable } from "node:stream";
 import { LinuxCgroups } from "@unkey/cgroup";
 import type { Layer } from "@unkey/daemon";
 import { type Confinement, directoryInside, launchCommand, mountTable, type ProcessLimits } from "./launch.ts";
-import { UidSlots } from "./uid-slots.ts";
+import { endProcessesOf, UidSlots } from "./uid-slots.ts";
 
 export interface SandboxOptions {
   /** Tells this builderd's control groups from those of another one on the host. */
@@ -18,6 +18,8 @@ export interface SandboxOptions {
   readonly firstUid: number;
   /** Processes that run at once. */
   readonly maxRunning: number;
+  /** What is tried, the strongest first; for tests of what weaker hosts get. */
+  readonly confinements?: readonly Confinement[];
 }
 
 export interface ProcessOptions {
@@ -30,7 +32,6 @@ export interface ProcessOptions {
   readonly limits: ProcessLimits & {
     readonly memoryBytes: number;
     readonly cpuCount: number;
-    readonly processes: number;
   };
 }
 
@@ -117,7 +118,7 @@ export class Sandbox implements AsyncDisposable {
       return new Sandbox(options, { confinement: "none", detail: "needs root", cgroups, systemFolders });
     }
     let detail = "";
-    for (const confinement of ["namespaces", "user"] as const) {
+    for (const confinement of options.confinements ?? (["namespaces", "user"] as const)) {
       const sandbox = new Sandbox(options, { confinement, detail, cgroups, systemFolders });
       const problem = await sandbox.#probe();
       if (problem === undefined) return sandbox;
@@ -161,7 +162,7 @@ export class Sandbox implements AsyncDisposable {
       env: { ...env, PATH: toolPath },
       stdio: ["pipe", "ignore", "pipe", "pipe"],
     });
-    const started = this.#processOf(child, name, undo.move());
+    const started = this.#processOf(child, name, uid, undo.move());
     this.#running.add(started);
     void started.ended.finally(() => this.#running.delete(started));
     await new Promise<void>((resolve, reject) => child.once("spawn", resolve).once("error", reject));
@@ -181,7 +182,7 @@ export class Sandbox implements AsyncDisposable {
     await this.#idle;
   }
 
-  #processOf(child: ChildProcess, name: string, undo: AsyncDisposableStack): SandboxedProcess {
+  #processOf(child: ChildProcess, name: string, uid: number, undo: AsyncDisposableStack): SandboxedProcess {
     const [input, , errors, control] = child.stdio as unknown as [Writable, null, Readable, Duplex];
     let words = "";
     errors.setEncoding("utf8").on("data", (text: string) => {
@@ -195,6 +196,8 @@ export class Sandbox implements AsyncDisposable {
         child.once("error", () => child.pid === undefined && resolve([null, null]));
       });
       await this.#cgroups.kill(name); // what it started, where it had no pid namespace to take with it
+      // Nor a cgroup: a process that stayed would have its files open, and the next one's user. Its uid is not given back then.
+      if (this.#confinement === "user") await endProcessesOf(uid);
       const outOfMemory = await this.#cgroups.outOfMemory(name);
       await undo.disposeAsync();
       return { code, signal, outOfMemory };
