@@ -2,7 +2,6 @@ export { decodeBase64 } from "./dsse.ts";
 export { InvalidAttestation } from "./invalid-attestation.ts";
 export { readSigningKey, readVerificationKeys, type SigningKey, type VerificationKey } from "./keys.ts";
 export type { Package, PackageList, UnreadFile } from "./packages/package-list.ts";
-export { PackageScan } from "./packages/package-scan.ts";
 export {
   type ImageSignature,
   type ProvenanceImage,

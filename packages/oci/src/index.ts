@@ -12,7 +12,6 @@ export {
 } from "./image-source.ts";
 export { type NumericUser, resolveUser } from "./image-user.ts";
 export { defaultImageLimits, type ImageLimits } from "./layer/limits.ts";
-export { type UnpackLayerOptions, unpackLayer } from "./layer/unpack-layer.ts";
 export { type AssembleOptions, assembleImage, type ImageFile, type ImageRunConfig } from "./layout/assemble-image.ts";
 export { exportLayoutArchive } from "./layout/export-archive.ts";
 export { importLayoutArchive } from "./layout/import-archive.ts";
@@ -28,13 +27,5 @@ export {
 } from "./registry/registry-client.ts";
 export type { OnRetry } from "./registry/retry.ts";
 export type { RegistryCredentials } from "./registry/token.ts";
-export {
-  type AssembledRootfs,
-  type AssembleRootfsOptions,
-  assembleRootfs,
-  type RootfsFacts,
-  type UnpackedLayer,
-} from "./rootfs/assemble-rootfs.ts";
-export type { TreePolicy } from "./rootfs/tree-policy.ts";
 export { streamLayers } from "./stream-layers.ts";
 export { collectVerified, verified } from "./verified.ts";

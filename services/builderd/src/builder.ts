@@ -80,8 +80,9 @@ export async function openBuilder(
   const sql = stack.use(await openSqlite({ path: join(dataDir, "builderd.db"), migrations }));
   const store = new SqlBuildStore(sql);
   const compileCache = join(dataDir, "worker-cache");
-  stack.use(await fillCompileCache(compileCache));
+  await mkdir(compileCache, { recursive: true, mode: 0o755 });
   const sandbox = stack.use(await openSandbox(config, compileCache));
+  stack.use(fillCompileCache(compileCache, sandbox.uids));
   const layers = stack.use(
     await LayerCache.open({
       directory: join(dataDir, "layers"),

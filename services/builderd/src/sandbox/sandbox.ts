@@ -64,6 +64,8 @@ const probeTimeoutMs = 20_000;
 /** Runs programs that will read hostile bytes. How well they are confined depends on the host, and `layers` says it. */
 export class Sandbox implements AsyncDisposable {
   readonly layers: Readonly<Record<string, Layer>>;
+  /** Whom programs may run as. */
+  readonly uids: readonly number[];
   readonly #options: SandboxOptions;
   readonly #confinement: Confinement;
   readonly #cgroups: LinuxCgroups;
@@ -89,6 +91,7 @@ export class Sandbox implements AsyncDisposable {
     this.#confinement = confinement;
     this.#cgroups = cgroups;
     this.#uids = new UidSlots(options.firstUid, options.maxRunning);
+    this.uids = this.#uids.all;
     this.#systemFolders = host.systemFolders;
     const { firstUid, maxRunning } = options;
     this.layers = {

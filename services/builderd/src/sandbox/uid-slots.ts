@@ -6,10 +6,12 @@ const endPollMs = 5;
 
 /** User ids for processes that run at the same time: no two of them have the same, so none can touch another's files. */
 export class UidSlots {
+  readonly all: readonly number[];
   readonly #free: number[];
 
   constructor(firstUid: number, count: number) {
-    this.#free = Array.from({ length: count }, (_, index) => firstUid + count - 1 - index);
+    this.all = Array.from({ length: count }, (_, index) => firstUid + index);
+    this.#free = this.all.toReversed();
   }
 
   take(): number {

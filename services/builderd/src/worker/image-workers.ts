@@ -55,11 +55,8 @@ export interface SandboxedWorkersOptions {
   readonly log: Logger;
 }
 
-/**
- * Layers of one build that are unpacked at once, one process each. One keeps two processors busy: it decompresses in a thread beside
- * the one that parses, and builderd fetches and hashes meanwhile. A build has no other processes beside them.
- */
-export const parallelLayers = Math.min(4, Math.max(1, Math.floor(availableParallelism() / 2)));
+/** Layers of one build that are unpacked at once, one process each: a thread decompresses, another one parses, and they wait for each other. */
+export const parallelLayers = Math.min(4, availableParallelism());
 const imageName = "rootfs";
 /** A worker makes a handful. */
 const maxFiles = 64;
@@ -125,7 +122,8 @@ export class SandboxedWorkers implements ImageWorkers {
     return sandbox.start({
       name,
       program: [process.execPath, ...nodeFlags(memoryBytes), ...program],
-      env: { NODE_COMPILE_CACHE: compileCache, MALLOC_ARENA_MAX: "1" },
+      // One heap for all threads that gives back what it can: freed buffers of zlib would stay in it.
+      env: { NODE_COMPILE_CACHE: compileCache, MALLOC_ARENA_MAX: "1", MALLOC_TRIM_THRESHOLD_: "131072" },
       directory,
       limits: { memoryBytes, cpuCount: availableParallelism(), processes, fileBytes: diskBytes, openFiles },
     });
@@ -142,7 +140,7 @@ function nodeFlags(memoryBytes: number): string[] {
     "--no-addons",
     "--disable-proto=throw",
     "--disallow-code-generation-from-strings",
-    "--max-semi-space-size=4", // garbage is short-lived buffers: a larger nursery only holds more of it
+    "--max-semi-space-size=1", // garbage is short-lived buffers: a larger nursery only holds more of it
     `--max-old-space-size=${Math.floor((memoryBytes * 0.7) / mib)}`,
   ];
 }

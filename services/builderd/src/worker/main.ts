@@ -1,7 +1,7 @@
 import { Socket } from "node:net";
 import { inspect } from "node:util";
-import { PackageScan } from "@unkey/attest";
-import { assembleRootfs, unpackLayer } from "@unkey/oci";
+import { PackageScan } from "@unkey/attest/packages";
+import { assembleRootfs, unpackLayer } from "@unkey/oci/rootfs";
 import { encodeFrame, readFrames } from "./frames.ts";
 import { type AssembleJob, failureMessage, type Job, type UnpackJob } from "./messages.ts";
 

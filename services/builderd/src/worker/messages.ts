@@ -1,6 +1,7 @@
 import type { PackageList } from "@unkey/attest";
 import { type ErrorReason, errorCatalogue, ServiceError } from "@unkey/base";
-import { type Digest, type ImageLimits, isDigest } from "@unkey/oci";
+import type { Digest, ImageLimits } from "@unkey/oci";
+import { isDigest } from "@unkey/oci/rootfs";
 import type { SetuidPolicy } from "../domain/policy.ts";
 import { FrameError } from "./frames.ts";
 
