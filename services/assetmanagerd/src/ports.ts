@@ -1,3 +1,4 @@
+import type { Hash } from "node:crypto";
 import type { AssetId, BuildId, LeaseId, TenantId } from "@unkey/base";
 import type { Caller } from "@unkey/rpc";
 import type {
@@ -248,10 +249,10 @@ export interface IncomingFiles {
   /** Makes the file exactly so long before it becomes a blob. Throws UPLOAD_OFFSET_MISMATCH when it is shorter. */
   settle(id: AssetId, bytes: number): Promise<void>;
   /**
-   * Makes a file of this host the upload's, whole and durable, once `admit` has allowed its size; answers that. Throws
-   * ASSET_SOURCE_REFUSED before anything has changed.
+   * Makes a file of this host the upload's, whole and durable, once `admit` has allowed its size; answers that, and gives `hash`
+   * the bytes. Throws ASSET_SOURCE_REFUSED before anything has changed.
    */
-  adopt(id: AssetId, sourcePath: string, admit: (bytes: number) => Promise<void>): Promise<number>;
+  adopt(id: AssetId, sourcePath: string, hash: Hash, admit: (bytes: number) => Promise<void>): Promise<number>;
   read(id: AssetId, signal: AbortSignal): AsyncIterable<Uint8Array>;
   path(id: AssetId): string;
   remove(id: AssetId): Promise<void>;

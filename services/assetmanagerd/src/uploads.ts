@@ -128,11 +128,13 @@ export class Uploads {
     return this.#turns.alone(id, signal, async () => {
       const upload = await this.#uploading(owner, id);
       if (upload.receivedBytes !== 0) throw offsetMismatch(upload.receivedBytes);
-      const receivedBytes = await incoming.adopt(id, sourcePath, async (bytes) => {
+      const hash = createHash("sha256");
+      const receivedBytes = await incoming.adopt(id, sourcePath, hash, async (bytes) => {
         this.#mustBeAllowed(bytes);
         await uploads.reserve(owner, id, bytes, quotaOf(owner));
       });
       await uploads.note(owner, id, receivedBytes, receivedBytes, clock.nowMs());
+      this.#digests.put(id, receivedBytes, hash);
       return { ...upload, receivedBytes };
     });
   }

@@ -1,5 +1,6 @@
+import type { Hash } from "node:crypto";
 import { constants, createReadStream } from "node:fs";
-import { chmod, link, mkdir, open, readdir, realpath, rm, stat, statfs } from "node:fs/promises";
+import { chmod, type FileHandle, link, mkdir, open, readdir, realpath, rm, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { type AssetId, isId, ServiceError } from "@unkey/base";
 import type { IncomingFile, IncomingFiles } from "../ports.ts";
@@ -73,7 +74,7 @@ export class DiskIncomingFiles implements IncomingFiles {
     await file.sync();
   }
 
-  async adopt(id: AssetId, sourcePath: string, admit: (bytes: number) => Promise<void>): Promise<number> {
+  async adopt(id: AssetId, sourcePath: string, hash: Hash, admit: (bytes: number) => Promise<void>): Promise<number> {
     const real = await realpath(sourcePath).catch((cause: unknown) => refuse("it cannot be found", cause));
     const roots = await Promise.all(this.#intakeRoots.map((root) => realpath(root).catch(() => undefined)));
     if (!roots.some((root) => root !== undefined && real.startsWith(`${root}/`))) {
@@ -94,7 +95,7 @@ export class DiskIncomingFiles implements IncomingFiles {
       await rm(path, { force: true });
       refuse("it was replaced");
     }
-    await file.sync();
+    await Promise.all([file.sync(), hashFile(file, hash)]);
     await syncDirectory(this.#dir);
     return size;
   }
@@ -123,6 +124,20 @@ export class DiskIncomingFiles implements IncomingFiles {
 
 function refuse(why: string, cause?: unknown): never {
   throw new ServiceError("ASSET_SOURCE_REFUSED", `the file is not taken: ${why}`, { cause });
+}
+
+/** Gives `hash` a whole file: one buffer is hashed while the other is being read. */
+async function hashFile(file: FileHandle, hash: Hash): Promise<void> {
+  let [reading, hashing] = [Buffer.allocUnsafeSlow(readChunkBytes), Buffer.allocUnsafeSlow(readChunkBytes)];
+  let position = 0;
+  for (let next = file.read(reading, 0, readChunkBytes, position); ; ) {
+    const { bytesRead } = await next;
+    if (bytesRead === 0) return;
+    position += bytesRead;
+    [reading, hashing] = [hashing, reading];
+    next = file.read(reading, 0, readChunkBytes, position);
+    hash.update(hashing.subarray(0, bytesRead));
+  }
 }
 
 function lost(size: number, cause?: unknown): ServiceError {
