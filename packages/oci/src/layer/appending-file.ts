@@ -4,8 +4,6 @@ import { mib, ServiceError } from "@unkey/base";
 const writeBytes = mib;
 /** Chunks of input that pieces may keep in memory: a few bytes of each would add up to all of it. */
 const maxChunksHeld = 8;
-/** The disk is set to work when this much is new: it keeps up with the writing, and `finish` waits for little. */
-const syncBytes = 64 * mib;
 
 /**
  * A file written from front to back. Pieces gather and go to the thread pool together, one write at a time, while the caller
@@ -18,9 +16,6 @@ export class AppendingFile implements AsyncDisposable {
   #chunksHeld = 0;
   #position = 0;
   #writing: Promise<void> = Promise.resolve();
-  #syncing: Promise<void> | undefined;
-  #syncFailure: unknown;
-  #synced = 0;
 
   private constructor(handle: FileHandle) {
     this.#handle = handle;
@@ -48,24 +43,19 @@ export class AppendingFile implements AsyncDisposable {
     if (this.#bytes >= writeBytes || this.#chunksHeld >= maxChunksHeld) await this.#write();
   }
 
-  /** Writes what is left and waits until the disk has it all. */
+  /** Writes what is left. */
   async finish(): Promise<void> {
     await this.#write();
     await this.#writing;
-    await this.#syncing;
-    if (this.#syncFailure !== undefined) rethrowDiskFull(this.#syncFailure);
-    await this.#handle.sync().catch(rethrowDiskFull);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#writing.catch(() => {}); // nobody asks any more
-    await this.#syncing;
     await this.#handle.close();
   }
 
   async #write(): Promise<void> {
     await this.#writing;
-    this.#startSync();
     const pieces = this.#pieces;
     const position = this.#position;
     this.#position += this.#bytes;
@@ -74,19 +64,6 @@ export class AppendingFile implements AsyncDisposable {
     this.#chunksHeld = 0;
     this.#writing = this.#writeAll(pieces, position);
     this.#writing.catch(() => {}); // told at the next call
-  }
-
-  #startSync(): void {
-    if (this.#syncing !== undefined || this.#position - this.#synced < syncBytes) return;
-    this.#synced = this.#position;
-    this.#syncing = this.#handle
-      .datasync()
-      .catch((error: unknown) => {
-        this.#syncFailure = error; // the kernel tells it once: the sync of `finish` might succeed
-      })
-      .finally(() => {
-        this.#syncing = undefined;
-      });
   }
 
   async #writeAll(pieces: Buffer[], start: number): Promise<void> {

@@ -1,4 +1,4 @@
-import { open, rename } from "node:fs/promises";
+import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { type ByteString, printable } from "../byte-string.ts";
 import { type Digest, digestAlgorithm, StreamingDigest, shortDigest } from "../digest.ts";
@@ -32,8 +32,8 @@ export interface UnpackLayerOptions {
 
 /**
  * Unpacks a layer into a layer directory: `content`, the bytes of its files behind one another, and `index`, its entries. The
- * index appears last, when both are on disk: a directory that has one is complete. After a failure the directory is the
- * caller's to remove. Throws IMAGE_LAYER_INVALID naming the layer, IMAGE_TOO_LARGE or ROOTFS_DISK_FULL.
+ * index appears last: a directory that has one is complete, unless the host lost its power, since nothing here waits for the
+ * disk. After a failure the directory is the caller's to remove. Throws IMAGE_LAYER_INVALID naming the layer, IMAGE_TOO_LARGE or ROOTFS_DISK_FULL.
  */
 export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: UnpackLayerOptions): Promise<void> {
   const { digest, diffId, directory, limits, signal, sizeBytes, onBytes } = options;
@@ -69,8 +69,6 @@ export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: Un
   await Promise.all([content.finish(), index.finish()]);
   signal.throwIfAborted();
   await rename(part, join(directory, indexName));
-  await using handle = await open(directory);
-  await handle.sync();
 }
 
 /** Files content and entries; counts what one layer may hold, before the merger counts the image's. */
