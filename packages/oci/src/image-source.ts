@@ -130,9 +130,15 @@ export async function resolveImage(
     if (config.diffIds.length !== manifest.layers.length) {
       throw new InvalidInput(`it has ${manifest.layers.length} layers but its config lists ${config.diffIds.length}`);
     }
+    const diffIds = new Map<Digest, Digest>();
     const layers = manifest.layers.map((descriptor, index) => {
       const diffId = config.diffIds[index];
       if (diffId === undefined) throw new InvalidInput("its config lists too few layers");
+      // What is unpacked once stands for each time that the image names it: two claims about it would pass for damage of ours.
+      if ((diffIds.get(descriptor.digest) ?? diffId) !== diffId) {
+        throw new InvalidInput(`its config says two things about the layer ${shortDigest(descriptor.digest)}`);
+      }
+      diffIds.set(descriptor.digest, diffId);
       return { descriptor, diffId };
     });
     return { manifestDigest: digest, config, layers, layerBytes };

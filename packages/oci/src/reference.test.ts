@@ -12,6 +12,17 @@ for (const [written, full] of [
   ["team/app", "docker.io/team/app:latest"],
   ["docker.io/hello", "docker.io/library/hello:latest"],
   ["index.docker.io/team/app", "docker.io/team/app:latest"],
+  ["registry-1.docker.io:443/team/app", "docker.io/team/app:latest"],
+  ["ghcr.example:443/a/b", "ghcr.example/a/b:latest"],
+  ["ghcr.example:00443/a/b", "ghcr.example/a/b:latest"],
+  ["GHCR.example:05000/a/b", "ghcr.example:5000/a/b:latest"],
+  ["docker.io:443/hello", "docker.io/library/hello:latest"],
+  ["localhost:443/x", "localhost/x:latest"],
+  ["registry:443/x", "registry:443/x:latest"],
+  ["registry:0443/x", "registry:443/x:latest"],
+  ["pushed:443/x", "pushed:443/x:latest"],
+  ["0x7f.1:5000/x", "127.0.0.1:5000/x:latest"],
+  ["[0:0:0::1]:443/x", "[::1]/x:latest"],
   ["localhost/x", "localhost/x:latest"],
   ["localhost:5000/x", "localhost:5000/x:latest"],
   ["LOCALHOST:5000/x", "localhost:5000/x:latest"],
@@ -24,6 +35,7 @@ for (const [written, full] of [
 ] as const) {
   test(`reads ${written} as ${full}`, () => {
     assert.equal(formatImageReference(parseImageReference(written)), full);
+    assert.equal(formatImageReference(parseImageReference(full)), full);
   });
 }
 

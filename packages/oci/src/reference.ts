@@ -56,13 +56,14 @@ export function parseImageReference(text: string): ImageReference {
   const slash = rest.indexOf("/");
   const first = rest.slice(0, Math.max(slash, 0));
   if (slash >= 0 && (/[.:]/.test(first) || first === "localhost")) {
-    registry = normaliseRegistry(first);
     repository = rest.slice(slash + 1);
-    const port = registryPattern.exec(registry);
+    const port = registryPattern.exec(first);
     if (port === null) return fail(`"${first}" is not a registry host`);
     if (port[1] !== undefined && (Number(port[1]) < 1 || Number(port[1]) > 65_535)) {
       return fail(`"${port[1]}" is not a port`);
     }
+    if (!URL.canParse(`https://${first}`)) return fail(`"${first}" is not a registry host`);
+    registry = normaliseRegistry(first);
   }
   if (registry === defaultRegistry && repository !== "" && !repository.includes("/")) {
     repository = `${defaultNamespace}/${repository}`;
@@ -85,7 +86,12 @@ export function formatImageReference(reference: ImageReference): string {
   return `${reference.registry}/${reference.repository}${tag}${digest}`;
 }
 
+/**
+ * A registry has one name, whatever ways there are to write its host and port: policies and logins go by it. What cannot be written
+ * without its port, because it would be a part of a repository's name, keeps it.
+ */
 function normaliseRegistry(host: string): string {
-  const lower = host.toLowerCase();
-  return lower === "index.docker.io" || lower === "registry-1.docker.io" ? defaultRegistry : lower;
+  const { host: plain } = new URL(`https://${host}`); // lower case, addresses in one form, no default port
+  const name = /[.:]/.test(plain) || plain === "localhost" ? plain : `${plain}:443`;
+  return name === "index.docker.io" || name === "registry-1.docker.io" ? defaultRegistry : name;
 }
