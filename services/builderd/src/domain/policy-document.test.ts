@@ -40,6 +40,16 @@ test("a tenant's terms replace the platform's field by field, and those the defa
   });
 });
 
+test("a pattern that no image's name matches is a mistake, not a rule that asks for nothing", () => {
+  const good = ["**", "*/acme/**", "upload", "pushed/**", "docker.io/**", "docker.io/library/*", "docker.io/*/app"];
+  parse({ default: { images: [...good, "localhost/x", "localhost:5000/**", "ghcr.io/app", "registry:443/app"] } });
+  const never = ["debian", "library/debian", "docker.io/debian", "docker.io/*", "index.docker.io/**", "ghcr.io:443/**"];
+  for (const pattern of [...never, "registry:0443/app", "127.1/app", "uploads"]) {
+    const document = { default: { signatures: [{ ...rule, images: [pattern] }] } };
+    assert.throws(() => parse(document), /images\[0\]: matches no image/, pattern);
+  }
+});
+
 for (const [document, mistake] of [
   [[], "the policy: is no object"],
   [{ defaults: {} }, "defaults: is unknown; known here are default, tenants"],

@@ -1,6 +1,6 @@
 import { InvalidAttestation, readVerificationKeys } from "@unkey/attest";
-import { gib, isId, kib, parseByteSize, type TenantId } from "@unkey/base";
-import type { ImageLimits } from "@unkey/oci";
+import { gib, isId, isServiceError, kib, parseByteSize, type TenantId } from "@unkey/base";
+import { type ImageLimits, parseImageReference } from "@unkey/oci";
 import { type BuildPolicy, defaultBuildPolicy, type SetuidPolicy, type SignatureRule } from "./policy.ts";
 import { type BuildQuota, defaultBuildQuota } from "./quota.ts";
 
@@ -109,6 +109,28 @@ function readRule(from: Fields): SignatureRule {
   return rule;
 }
 
+/** A pattern that no image's name can match is a mistake too: a rule for signatures would ask for none. */
+function patternProblem(pattern: string): string {
+  if (!patternText.test(pattern)) return 'is no pattern of image names such as "ghcr.io/acme/**"';
+  const never = 'matches no image: names are in full, such as "docker.io/library/debian" or "ghcr.io/acme/app"';
+  const [host = "", ...path] = pattern.split("/");
+  if (host.includes("*") || host === "pushed" || pattern === "upload") return "";
+  if (path.length === 0 || !(/[.:]/.test(host) || host === "localhost")) return never;
+  const rest = path.join("/");
+  const isShort = host === "docker.io" && path.length === 1 && !rest.includes("**");
+  return isShort || !isRegistry(host) ? never : "";
+}
+
+/** Whether a registry's name is written as the names of images have it. */
+function isRegistry(host: string): boolean {
+  try {
+    return parseImageReference(`${host}/x/x`).registry === host;
+  } catch (error) {
+    if (isServiceError(error)) return false;
+    throw error;
+  }
+}
+
 function publicKeyProblem(pem: string): string {
   try {
     readVerificationKeys(pem);
@@ -196,9 +218,7 @@ class Fields {
   }
 
   patterns(name: string): string[] | undefined {
-    return this.strings(name, maxPatterns, (pattern) =>
-      patternText.test(pattern) ? "" : 'is no pattern of image names such as "ghcr.io/acme/**"',
-    );
+    return this.strings(name, maxPatterns, patternProblem);
   }
 
   /** Sorted and without repetitions, because their order means nothing. */

@@ -49,7 +49,12 @@ test("a pattern of many stars takes no time", () => {
 
 test("an image is compared by its full name, whatever short form it was asked for in", () => {
   const policy: BuildPolicy = { ...defaultBuildPolicy, images: ["docker.io/library/*", "pushed/**"] };
-  for (const allowed of [reference("debian:12"), reference("index.docker.io/library/debian"), pushed]) {
+  for (const allowed of [
+    reference("debian:12"),
+    reference("index.docker.io/library/debian"),
+    reference("registry-1.docker.io:443/library/debian"),
+    pushed,
+  ]) {
     checkImageAllowed(policy, allowed);
   }
   for (const refused of [reference("ghcr.io/acme/app"), reference("someone/debian"), upload]) {
