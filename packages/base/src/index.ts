@@ -20,5 +20,6 @@ export {
   type UploadId,
   type VmId,
 } from "./ids.ts";
+export { KeyedTurns } from "./keyed-turns.ts";
 export { acceptedEvents, nextState, type Transitions } from "./transitions.ts";
 export { formatBytes, gib, kib, mib, nsPerMs, parseByteSize } from "./units.ts";

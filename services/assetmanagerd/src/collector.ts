@@ -1,9 +1,8 @@
-import type { AssetId, Clock } from "@unkey/base";
+import { type AssetId, type Clock, KeyedTurns } from "@unkey/base";
 import type { Counter, Gauge, Logger, Metrics } from "@unkey/daemon";
 import type { Digest } from "./domain/asset.ts";
 import type { CollectionRules } from "./domain/collection.ts";
-import { KeyedLock } from "./keyed-lock.ts";
-import type { BlobCatalog, BlobStore, Candidate, CollectionCatalog } from "./ports.ts";
+import type { BlobCatalog, BlobStore, Candidate, CollectionCatalog, Position } from "./ports.ts";
 import type { StoredBlobs } from "./stored-blobs.ts";
 import type { Uploads } from "./uploads.ts";
 
@@ -43,7 +42,7 @@ const highest: Digest = "sha256:g";
  */
 export class Collector {
   readonly #deps: CollectorDeps;
-  readonly #passes = new KeyedLock();
+  readonly #passes = new KeyedTurns();
   /** Blobs without an asset that the previous pass saw; only those may go, so that each gets one pass of delay. */
   #orphans: ReadonlySet<Digest> = new Set();
   #sliceSize = sliceSizes.first;
@@ -72,24 +71,29 @@ export class Collector {
     const swept: AssetId[] = [...expired.ids];
     let freedBytes = expired.bytes;
     const unreferenced: Digest[] = [];
-    for await (const slice of this.#slices("sweepable", rules, () => maxPerPass - swept.length, signal)) {
-      const result = await this.#paced(() => collection.sweep(slice, rules));
-      swept.push(...result.ids);
-      for (const { digest, sizeBytes } of result.unreferenced) {
-        unreferenced.push(digest);
-        freedBytes += sizeBytes;
-      }
-    }
-    const marked: AssetId[] = [];
-    for await (const slice of this.#slices(
-      "markable",
-      rules,
-      () => maxPerPass - swept.length - marked.length,
+    await this.#inSlices(
+      () => maxPerPass - swept.length,
+      async (after, limit) => {
+        const slice = await collection.sweep(rules, after, limit);
+        swept.push(...slice.ids);
+        for (const { digest, sizeBytes } of slice.unreferenced) {
+          unreferenced.push(digest);
+          freedBytes += sizeBytes;
+        }
+        return slice.end;
+      },
       signal,
-    )) {
-      await this.#paced(() => collection.mark(slice, rules));
-      marked.push(...slice.map(({ id }) => id));
-    }
+    );
+    const marked: AssetId[] = [];
+    await this.#inSlices(
+      () => maxPerPass - swept.length - marked.length,
+      async (after, limit) => {
+        const slice = await collection.mark(rules, after, limit);
+        marked.push(...slice.ids);
+        return slice.end;
+      },
+      signal,
+    );
     await collection.settle();
     await this.#deleteFiles(unreferenced, signal);
     const census = await this.#takeCensus(signal);
@@ -135,17 +139,17 @@ export class Collector {
     return { marked, swept: [...swept], freedBytes };
   }
 
+  /** What `sweep` or `mark` would look at, slice by slice. */
   async *#slices(
     kind: "sweepable" | "markable",
     rules: CollectionRules,
     budget: () => number,
     signal: AbortSignal,
   ): AsyncGenerator<readonly Candidate[]> {
-    const { collection } = this.#deps;
     let after: Candidate | undefined;
     while (budget() > 0) {
       signal.throwIfAborted();
-      const slice = await collection[kind](rules, after, Math.min(this.#sliceSize, budget()));
+      const slice = await this.#deps.collection[kind](rules, after, Math.min(sliceSizes.first, budget()));
       if (slice.length === 0) return;
       yield slice;
       after = slice.at(-1);
@@ -153,13 +157,25 @@ export class Collector {
     }
   }
 
-  /** Runs a transaction and fits the next slice to the time that it took, on this disk and under this load. */
-  async #paced<T>(transaction: () => Promise<T>): Promise<T> {
-    const startMs = performance.now();
-    const result = await transaction();
-    const factor = Math.min(1.5, sliceTargetMs / Math.max(0.1, performance.now() - startMs));
-    this.#sliceSize = Math.max(sliceSizes.least, Math.min(sliceSizes.most, Math.round(this.#sliceSize * factor)));
-    return result;
+  /**
+   * Works through slices until one answers that nothing is left, and fits the size of the next one to the time that the last
+   * one took, on this disk and under this load.
+   */
+  async #inSlices(
+    budget: () => number,
+    work: (after: Position | undefined, limit: number) => Promise<Position | undefined>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    let after: Position | undefined;
+    while (budget() > 0) {
+      signal.throwIfAborted();
+      const startMs = performance.now();
+      after = await work(after, Math.min(this.#sliceSize, budget()));
+      if (after === undefined) return;
+      const factor = Math.min(1.5, sliceTargetMs / Math.max(0.1, performance.now() - startMs));
+      this.#sliceSize = Math.max(sliceSizes.least, Math.min(sliceSizes.most, Math.round(this.#sliceSize * factor)));
+      await yieldToOthers();
+    }
   }
 
   /** Files of content that the pass forgot, unless somebody has stored it again; a crash before leaves orphans. */
@@ -167,7 +183,7 @@ export class Collector {
     const { collection, store, stored } = this.#deps;
     for (let at = 0; at < digests.length; at += censusSize) {
       const some = digests.slice(at, at + censusSize);
-      await stored.lock.runAll(some, async () => store.delete(await collection.unknown(some), signal));
+      await stored.lock.run(some, async () => store.delete(await collection.unknown(some), signal));
       await yieldToOthers();
     }
   }

@@ -154,9 +154,17 @@ export interface Candidate {
   readonly idleSinceMs: number;
 }
 
-/** What a pass removed: assets with their attachments, and content that nothing refers to any more. */
-export interface Swept {
+/** Where a slice ended. */
+export type Position = Pick<Candidate, "id" | "idleSinceMs">;
+
+/** What a slice of a pass marked; `end` is undefined when nothing was left to look at. */
+export interface Marked {
   readonly ids: readonly AssetId[];
+  readonly end: Position | undefined;
+}
+
+/** What a slice of a pass removed: assets with their attachments, and content that nothing refers to any more. */
+export interface Swept extends Marked {
   readonly unreferenced: readonly { readonly digest: Digest; readonly sizeBytes: number }[];
 }
 
@@ -172,14 +180,15 @@ export interface CollectionCatalog {
   /** Begins a pass: drops expired leases and answers the pass's number. */
   beginPass(nowMs: number): Promise<number>;
   /** Assets that an earlier pass marked and that no lease holds, after the given one. */
-  sweepable(rules: CollectionRules, after: Candidate | undefined, limit: number): Promise<Candidate[]>;
+  sweepable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]>;
   /** Assets that are idle or given up, unmarked, and that no lease holds, after the given one. */
-  markable(rules: CollectionRules, after: Candidate | undefined, limit: number): Promise<Candidate[]>;
+  markable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]>;
   /** What is attached to these. */
   attachments(candidates: readonly Candidate[]): Promise<Pick<Candidate, "id" | "digest">[]>;
-  /** Removes those that are sweepable still. Durable when `settle` resolves: until then no file may go. */
-  sweep(candidates: readonly Candidate[], rules: CollectionRules): Promise<Swept>;
-  mark(candidates: readonly Candidate[], rules: CollectionRules): Promise<void>;
+  /** Removes what is sweepable after the given one. Durable when `settle` resolves: until then no file may go. */
+  sweep(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Swept>;
+  /** Marks what is markable after the given one. */
+  mark(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Marked>;
   settle(): Promise<void>;
   /** Those of these that nothing is known of. */
   unknown(digests: readonly Digest[]): Promise<Digest[]>;

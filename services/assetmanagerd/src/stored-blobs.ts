@@ -1,8 +1,7 @@
 import { createHash } from "node:crypto";
-import { type Clock, ServiceError } from "@unkey/base";
+import { type Clock, KeyedTurns, ServiceError } from "@unkey/base";
 import type { Counter, Logger, Metrics } from "@unkey/daemon";
 import type { Digest, Owner } from "./domain/asset.ts";
-import { KeyedLock } from "./keyed-lock.ts";
 import type { BlobCatalog, BlobStore, Content } from "./ports.ts";
 
 export interface StoredBlobsDeps {
@@ -31,8 +30,8 @@ export class StoredBlobs {
    * Held for a digest while its blob becomes part of the store and its row is written, and while a blob without rows is
    * deleted: each would otherwise act on what the other is about to change. This process alone owns the store.
    */
-  readonly lock = new KeyedLock();
-  readonly #verifying = new KeyedLock();
+  readonly lock = new KeyedTurns();
+  readonly #verifying = new KeyedTurns();
   readonly #deps: StoredBlobsDeps;
   readonly #corrupt: Counter;
 

@@ -1,6 +1,6 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { type Clock, formatBytes, isServiceError, type TenantId } from "@unkey/base";
+import { type Clock, formatBytes, isServiceError, KeyedTurns, type TenantId } from "@unkey/base";
 import type { Metrics } from "@unkey/daemon";
 import {
   type ImageSource,
@@ -78,7 +78,7 @@ interface Terms {
 export class BuildRunner {
   readonly #deps: BuildRunnerDeps;
   /** Builds of the same tenant and root filesystem run one after the other, so that the second finds the first's result. */
-  readonly #sameRootfs = new Map<string, Promise<void>>();
+  readonly #sameRootfs = new KeyedTurns();
 
   constructor(deps: BuildRunnerDeps) {
     this.#deps = deps;
@@ -105,7 +105,7 @@ export class BuildRunner {
       const recipe: RootfsRecipe = { imageDigest, platform: build.platform, format: request.format, policyDigest };
       await store.setResolved(build, { imageDigest, policyDigest });
       await this.#say(build, `${build.imageName} is ${imageDigest}`);
-      using _turn = await this.#turn(tenantId, rootfsKey(recipe), signal);
+      using _turn = await this.#sameRootfs.take(`${tenantId} ${rootfsKey(recipe)}`, signal);
       // Also of a cached image: another name of it may have other rules.
       const signatures = await checkSignatures(
         { image: source, source: request.source, manifestDigest: imageDigest, policy },
@@ -296,21 +296,6 @@ export class BuildRunner {
     return undefined;
   }
 
-  async #turn(tenantId: TenantId, key: string, signal: AbortSignal): Promise<Disposable> {
-    const name = `${tenantId} ${key}`;
-    for (let other = this.#sameRootfs.get(name); other !== undefined; other = this.#sameRootfs.get(name)) {
-      await settledOrAborted(other, signal);
-    }
-    const mine = Promise.withResolvers<void>();
-    this.#sameRootfs.set(name, mine.promise);
-    return {
-      [Symbol.dispose]: () => {
-        this.#sameRootfs.delete(name);
-        mine.resolve();
-      },
-    };
-  }
-
   /** What the operator keeps for the tenant. It is never what a build was asked with, so a restart does not lose it. */
   async #keptLogin({ tenantId, request: { source } }: Build): Promise<RegistryCredentials | undefined> {
     return source.kind === "reference"
@@ -328,17 +313,5 @@ export class BuildRunner {
     const { store, clock, feed } = this.#deps;
     await store.log(build, text, clock.nowMs());
     feed.changed(build.buildId);
-  }
-}
-
-async function settledOrAborted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
-  signal.throwIfAborted();
-  const aborted = Promise.withResolvers<void>();
-  const onAbort = (): void => aborted.reject(signal.reason);
-  signal.addEventListener("abort", onAbort, { once: true });
-  try {
-    await Promise.race([promise, aborted.promise]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
   }
 }

@@ -150,7 +150,12 @@ suite("who may do what", () => {
   });
 
   test("the rate of a key bounds it here too", async () => {
-    await using limited = await around.start({ ...settings, RATE_LIMIT_BURST: "3", RATE_LIMIT_PER_SECOND: "1" });
+    await using limited = await around.start({
+      ...settings,
+      DATA_DIR: join(around.dir, "limited"),
+      RATE_LIMIT_BURST: "3",
+      RATE_LIMIT_PER_SECOND: "1",
+    });
     const client = new RegistryApi(targetOf(limited));
     const answers = [];
     for (let i = 0; i < 5; i++) answers.push(await client.send("GET", "/v2/"));

@@ -1,9 +1,8 @@
 import { createHash, randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { open, rm, stat } from "node:fs/promises";
-import { mib, ServiceError } from "@unkey/base";
+import { KeyedTurns, mib, ServiceError } from "@unkey/base";
 import type { Digest, Owner } from "../domain/asset.ts";
-import { KeyedLock } from "../keyed-lock.ts";
 import type { BlobStore } from "../ports.ts";
 import type { BlobCache } from "./blob-cache.ts";
 import type { UploadedPart } from "./s3/s3-answers.ts";
@@ -34,7 +33,7 @@ const callsAtOnce = 16;
 export class S3BlobStore implements BlobStore {
   readonly survivesCrashes = true;
   readonly #deps: S3BlobStoreDeps;
-  readonly #fetches = new KeyedLock();
+  readonly #fetches = new KeyedTurns();
 
   constructor(deps: S3BlobStoreDeps) {
     this.#deps = deps;

@@ -8,9 +8,12 @@ import { SqlKeys } from "./sql-keys.ts";
 import { SqlLeases } from "./sql-leases.ts";
 import { SqlUploads } from "./sql-uploads.ts";
 
+/** Digests are random: what collection and uploads touch lies all over the file. */
+const cacheBytes = 64 * 1024 * 1024;
+
 /** The whole catalog in one SQLite file. */
 export async function openSqlCatalog(path: string): Promise<Catalog> {
-  const sql = await openSqlite({ path, migrations });
+  const sql = await openSqlite({ path, migrations, cacheBytes });
   return {
     assets: new SqlAssets(sql),
     uploads: new SqlUploads(sql),

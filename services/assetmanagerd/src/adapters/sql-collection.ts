@@ -1,30 +1,46 @@
 import type { AssetId } from "@unkey/base";
-import type { Sql, SqlStatements } from "@unkey/sql";
+import type { Sql, SqlStatements, SqlValue } from "@unkey/sql";
 import type { Digest, Owner } from "../domain/asset.ts";
 import { type CollectionRules, idleCutoffMs } from "../domain/collection.ts";
-import type { Candidate, Census, CollectionCatalog, Swept } from "../ports.ts";
+import type { Candidate, Census, CollectionCatalog, Marked, Position, Swept } from "../ports.ts";
 import { count, heldNow } from "./asset-rows.ts";
 
-interface CandidateRow {
-  readonly tenant_id: Owner;
+interface PositionRow {
   readonly asset_id: AssetId;
-  readonly digest: Digest | null;
   readonly idle_since_ms: number;
 }
 
-interface RemovedRow {
+interface CandidateRow extends PositionRow {
   readonly tenant_id: Owner;
-  readonly asset_id: AssetId;
-  readonly state: string;
   readonly digest: Digest | null;
+}
+
+interface RemovedRow extends CandidateRow {
+  readonly state: string;
   readonly size_bytes: number;
 }
 
 /** A pass that a power failure undid is repeated by the next one. */
 const lazy = { lazy: true };
-const removed = "RETURNING tenant_id, asset_id, state, digest, size_bytes";
-/** The second condition says what the index says, so that it is used. */
-const deleteAttachments = `DELETE FROM assets WHERE attached_to = ? AND attached_to <> '' ${removed}`;
+const removed = "RETURNING tenant_id, asset_id, state, digest, size_bytes, idle_since_ms";
+
+/** Binds the last one's id, the pass, the cutoff, the present instant and a limit. */
+const sweepable = `FROM assets a
+  WHERE a.marked_by IS NOT NULL AND a.asset_id > ? AND a.marked_by < ? AND a.idle_since_ms < ? AND NOT ${heldNow}
+  ORDER BY a.asset_id LIMIT ?`;
+/** Binds the cutoff, the last one's idleness and id, the present instant and a limit. */
+const markable = `FROM assets a
+  WHERE a.marked_by IS NULL AND a.idle_since_ms IS NOT NULL AND a.idle_since_ms < ?
+    AND (a.idle_since_ms, a.asset_id) > (?, ?) AND NOT ${heldNow}
+  ORDER BY a.idle_since_ms, a.asset_id LIMIT ?`;
+
+function sweepableAfter(rules: CollectionRules, after: Position | undefined, limit: number): SqlValue[] {
+  return [after?.id ?? "", rules.pass, idleCutoffMs(rules), rules.nowMs, limit];
+}
+
+function markableAfter(rules: CollectionRules, after: Position | undefined, limit: number): SqlValue[] {
+  return [idleCutoffMs(rules), after?.idleSinceMs ?? -1, after?.id ?? "", rules.nowMs, limit];
+}
 
 export class SqlCollection implements CollectionCatalog {
   readonly #sql: Sql;
@@ -42,23 +58,18 @@ export class SqlCollection implements CollectionCatalog {
     });
   }
 
-  async sweepable(rules: CollectionRules, after: Candidate | undefined, limit: number): Promise<Candidate[]> {
+  async sweepable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]> {
     const rows = await this.#sql.query<CandidateRow>(
-      `SELECT a.tenant_id, a.asset_id, a.digest, a.idle_since_ms FROM assets a
-       WHERE a.marked_by IS NOT NULL AND a.asset_id > ? AND a.marked_by < ? AND a.idle_since_ms < ? AND NOT ${heldNow}
-       ORDER BY a.asset_id LIMIT ?`,
-      [after?.id ?? "", rules.pass, idleCutoffMs(rules), rules.nowMs, limit],
+      `SELECT a.tenant_id, a.asset_id, a.digest, a.idle_since_ms ${sweepable}`,
+      sweepableAfter(rules, after, limit),
     );
     return rows.map(toCandidate);
   }
 
-  async markable(rules: CollectionRules, after: Candidate | undefined, limit: number): Promise<Candidate[]> {
+  async markable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]> {
     const rows = await this.#sql.query<CandidateRow>(
-      `SELECT a.tenant_id, a.asset_id, a.digest, a.idle_since_ms FROM assets a
-       WHERE a.marked_by IS NULL AND a.idle_since_ms IS NOT NULL AND a.idle_since_ms < ?
-         AND (a.idle_since_ms, a.asset_id) > (?, ?) AND NOT ${heldNow}
-       ORDER BY a.idle_since_ms, a.asset_id LIMIT ?`,
-      [idleCutoffMs(rules), after?.idleSinceMs ?? -1, after?.id ?? "", rules.nowMs, limit],
+      `SELECT a.tenant_id, a.asset_id, a.digest, a.idle_since_ms ${markable}`,
+      markableAfter(rules, after, limit),
     );
     return rows.map(toCandidate);
   }
@@ -71,39 +82,31 @@ export class SqlCollection implements CollectionCatalog {
     return rows.map((row) => ({ id: row.asset_id, digest: row.digest ?? undefined }));
   }
 
-  sweep(candidates: readonly Candidate[], rules: CollectionRules): Promise<Swept> {
+  sweep(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Swept> {
+    // What is sweepable is decided where it is removed: a lease that came before is seen.
     return this.#sql.transaction(async (tx) => {
-      const gone: RemovedRow[] = [];
-      const parents = await withAttachments(tx, candidates);
-      for (const { owner, id } of candidates) {
-        // Decided again inside the transaction: a lease may have arrived since the pass looked.
-        const row = await tx.one<RemovedRow>(
-          `DELETE FROM assets AS a WHERE a.tenant_id = ? AND a.asset_id = ? AND a.marked_by < ? AND a.idle_since_ms < ?
-             AND NOT ${heldNow} ${removed}`,
-          [owner, id, rules.pass, idleCutoffMs(rules), rules.nowMs],
-        );
-        if (row === undefined) continue;
-        gone.push(row);
-        if (!parents.has(id)) continue;
-        for (const attached of await tx.query<RemovedRow>(deleteAttachments, [id])) {
-          gone.push(attached);
-          if (attached.state !== "uploading") continue;
-          await tx.run("DELETE FROM uploads WHERE tenant_id = ? AND asset_id = ?", [owner, attached.asset_id]);
-        }
-      }
+      const own = await tx.query<RemovedRow>(
+        `DELETE FROM assets WHERE rowid IN (SELECT a.rowid ${sweepable}) ${removed}`,
+        sweepableAfter(rules, after, limit),
+      );
+      const gone = [...own, ...(await removeAttachments(tx, own))];
       await discount(tx, gone);
-      return { ids: gone.map((row) => row.asset_id), unreferenced: await unrefer(tx, gone) };
+      const unreferenced = await unrefer(tx, gone);
+      return { ids: gone.map((row) => row.asset_id), end: last(own, (a, b) => a.asset_id > b.asset_id), unreferenced };
     }, lazy);
   }
 
-  async mark(candidates: readonly Candidate[], rules: CollectionRules): Promise<void> {
-    await this.#sql.transaction(async (tx) => {
-      for (const { owner, id } of candidates) {
-        await tx.run(
-          "UPDATE assets SET marked_by = ? WHERE tenant_id = ? AND asset_id = ? AND marked_by IS NULL AND idle_since_ms < ?",
-          [rules.pass, owner, id, idleCutoffMs(rules)],
-        );
-      }
+  mark(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Marked> {
+    return this.#sql.transaction(async (tx) => {
+      const rows = await tx.query<PositionRow>(
+        `UPDATE assets SET marked_by = ? WHERE rowid IN (SELECT a.rowid ${markable}) RETURNING asset_id, idle_since_ms`,
+        [rules.pass, ...markableAfter(rules, after, limit)],
+      );
+      const end = last(
+        rows,
+        (a, b) => a.idle_since_ms > b.idle_since_ms || (a.idle_since_ms === b.idle_since_ms && a.asset_id > b.asset_id),
+      );
+      return { ids: rows.map((row) => row.asset_id), end };
     }, lazy);
   }
 
@@ -152,13 +155,25 @@ function toCandidate(row: CandidateRow): Candidate {
   return { owner, id, digest: row.digest ?? undefined, idleSinceMs };
 }
 
-/** Those of the candidates that something is attached to. */
-async function withAttachments(tx: SqlStatements, candidates: readonly Candidate[]): Promise<Set<AssetId>> {
-  const rows = await tx.query<{ attached_to: AssetId }>(
-    `SELECT DISTINCT attached_to FROM assets WHERE attached_to <> '' AND attached_to IN (${candidates.map(() => "?").join(", ")})`,
-    candidates.map(({ id }) => id),
+/** The furthest of rows that came in no order. */
+function last<R extends PositionRow>(rows: readonly R[], isBehind: (a: R, b: R) => boolean): Position | undefined {
+  const [first, ...others] = rows;
+  if (first === undefined) return undefined;
+  const { asset_id: id, idle_since_ms: idleSinceMs } = others.reduce((a, b) => (isBehind(b, a) ? b : a), first);
+  return { id, idleSinceMs };
+}
+
+async function removeAttachments(tx: SqlStatements, parents: readonly RemovedRow[]): Promise<RemovedRow[]> {
+  // The first condition says what the index says, so that it is used.
+  const attached = await tx.query<RemovedRow>(
+    `DELETE FROM assets WHERE attached_to <> '' AND attached_to IN (SELECT value FROM json_each(?)) ${removed}`,
+    [JSON.stringify(parents.map((row) => row.asset_id))],
   );
-  return new Set(rows.map((row) => row.attached_to));
+  for (const { tenant_id, asset_id, state } of attached) {
+    if (state !== "uploading") continue;
+    await tx.run("DELETE FROM uploads WHERE tenant_id = ? AND asset_id = ?", [tenant_id, asset_id]);
+  }
+  return attached;
 }
 
 async function discount(tx: SqlStatements, gone: readonly RemovedRow[]): Promise<void> {
@@ -172,17 +187,20 @@ async function discount(tx: SqlStatements, gone: readonly RemovedRow[]): Promise
 
 /** Takes back one reference per removed asset; what nobody refers to any more is forgotten and answered. */
 async function unrefer(tx: SqlStatements, gone: readonly RemovedRow[]) {
-  const unreferenced: { digest: Digest; sizeBytes: number }[] = [];
-  for (const { digest } of gone) {
-    if (digest === null) continue;
-    // Only when count and assets both say that nobody is left do the bytes go. The census reports the rest.
-    const last = await tx.one<{ size_bytes: number }>(
-      `DELETE FROM blobs WHERE digest = ? AND refs <= 1 AND NOT EXISTS (SELECT 1 FROM assets a WHERE a.digest = blobs.digest)
-       RETURNING size_bytes`,
-      [digest],
-    );
-    if (last === undefined) await tx.run("UPDATE blobs SET refs = refs - 1 WHERE digest = ?", [digest]);
-    else unreferenced.push({ digest, sizeBytes: last.size_bytes });
-  }
-  return unreferenced;
+  const times = new Map<Digest, number>();
+  for (const { digest } of gone) if (digest !== null) times.set(digest, (times.get(digest) ?? 0) + 1);
+  const taken = JSON.stringify([...times].toSorted(([a], [b]) => (a < b ? -1 : 1)));
+  await tx.run(
+    `UPDATE blobs SET refs = refs - taken.times
+     FROM (SELECT value ->> 0 AS digest, value ->> 1 AS times FROM json_each(?)) AS taken WHERE blobs.digest = taken.digest`,
+    [taken],
+  );
+  // Only when count and assets both say that nobody is left do the bytes go. The census reports the rest.
+  const rows = await tx.query<{ digest: Digest; size_bytes: number }>(
+    `DELETE FROM blobs WHERE digest IN (SELECT value ->> 0 FROM json_each(?)) AND refs <= 0
+       AND NOT EXISTS (SELECT 1 FROM assets a WHERE a.digest = blobs.digest)
+     RETURNING digest, size_bytes`,
+    [taken],
+  );
+  return rows.map((row) => ({ digest: row.digest, sizeBytes: row.size_bytes }));
 }

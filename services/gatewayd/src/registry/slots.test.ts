@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { KeyedTurns } from "./keyed-turns.ts";
 import { SharedSlots } from "./slots.ts";
 
 /** Takes without waiting for it: what has been granted shows after the microtasks. */
@@ -28,23 +27,4 @@ test("one key takes its part, and the others still find room", async () => {
   for (const name of ["a2", "b1"]) held.get(name)?.[Symbol.dispose]();
   await settle();
   assert.deepEqual(granted.toSorted(), ["a1", "a2", "a3", "b1", "b2"]);
-});
-
-test("turns of one key come one after the other", async () => {
-  const turns = new KeyedTurns();
-  const order: string[] = [];
-  const first = await turns.take("x");
-  const second = turns.take("x").then((turn) => {
-    order.push("second");
-    return turn;
-  });
-  const other = await turns.take("y");
-  order.push("other");
-  await settle();
-  assert.deepEqual(order, ["other"]);
-  first[Symbol.dispose]();
-  (await second)[Symbol.dispose]();
-  other[Symbol.dispose]();
-  (await turns.take("x"))[Symbol.dispose]();
-  assert.deepEqual(order, ["other", "second"]);
 });

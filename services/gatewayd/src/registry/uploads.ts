@@ -1,10 +1,9 @@
-import { type Clock, isServiceError, newId, ServiceError } from "@unkey/base";
+import { type Clock, isServiceError, KeyedTurns, newId, ServiceError } from "@unkey/base";
 import { type AssetBytes, finishTimeoutMs, type PendingBytes } from "./asset-bytes.ts";
 import { type BlobStore, type Place, quotaExceeded, type StoredBlob } from "./blob-store.ts";
 import { chunkRange } from "./byte-range.ts";
 import { isSha256, parseSha256, type Sha256 } from "./digest.ts";
 import { type AnswerHeaders, answer, type Exchange } from "./exchange.ts";
-import { KeyedTurns } from "./keyed-turns.ts";
 import { isRepositoryName } from "./registry-route.ts";
 import { unlessEmpty } from "./request-body.ts";
 import { SharedSlots } from "./slots.ts";

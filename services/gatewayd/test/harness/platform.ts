@@ -132,7 +132,7 @@ export async function surroundings(): Promise<Surroundings> {
       start: startGatewayd,
       write: (line) => logs.push(line),
     });
-    return gatewayAt(daemon, dataDir);
+    return gatewayAt(daemon, more["DATA_DIR"] ?? dataDir);
   };
 
   const owned = stack.move();
