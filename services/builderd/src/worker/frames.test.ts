@@ -14,6 +14,23 @@ async function framesOf(bytes: Buffer, cuts: readonly number[], maxBytes = 10_00
   return found;
 }
 
+test("a frame that would be a thousand times its size in memory is refused before it is parsed", async () => {
+  const body = Buffer.from(`[${"{},".repeat(2_000_000)}0]`);
+  const head = Buffer.alloc(4);
+  head.writeUInt32BE(body.length);
+  const bytes = Buffer.concat([head, body]);
+  await assert.rejects(
+    framesOf(bytes, [], 2 ** 24),
+    (error) => error instanceof FrameError && /values/.test(error.message),
+  );
+});
+
+test("a frame that drips in byte by byte is one frame", async () => {
+  const bytes = encodeFrame({ text: "x".repeat(100_000) });
+  const cuts = Array.from(bytes, (_, index) => index);
+  assert.deepEqual(await framesOf(bytes, cuts, 2 ** 20), [{ text: "x".repeat(100_000) }]);
+});
+
 test("frames arrive as they were sent, however the pipe cuts them; a torn one at the end is dropped", async () => {
   await fc.assert(
     fc.asyncProperty(
