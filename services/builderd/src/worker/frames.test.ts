@@ -26,9 +26,9 @@ test("a frame that would be a thousand times its size in memory is refused befor
 });
 
 test("a frame that drips in byte by byte is one frame", async () => {
-  const bytes = encodeFrame({ text: "x".repeat(100_000) });
+  const bytes = encodeFrame({ text: "x".repeat(20_000) });
   const cuts = Array.from(bytes, (_, index) => index);
-  assert.deepEqual(await framesOf(bytes, cuts, 2 ** 20), [{ text: "x".repeat(100_000) }]);
+  assert.deepEqual(await framesOf(bytes, cuts, 2 ** 20), [{ text: "x".repeat(20_000) }]);
 });
 
 test("frames arrive as they were sent, however the pipe cuts them; a torn one at the end is dropped", async () => {
