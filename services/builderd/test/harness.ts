@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -22,13 +21,8 @@ import { type BuilderParts, openBuilder } from "../src/builder.ts";
 import type { RegistrySettings } from "../src/registry-settings.ts";
 import { MemoryAssets } from "./memory-assets.ts";
 
-/** Why no root filesystem can be written here; false when one can. */
-export const needsRootfs: false | string =
-  process.getuid?.() !== 0
-    ? "root is needed to write a root filesystem"
-    : existsSync("/usr/bin/mkfs.erofs")
-      ? false
-      : "erofs-utils is not installed";
+/** Why what reads images cannot be confined here; false when it can. */
+export const needsRoot: false | string = process.getuid?.() !== 0 && "root is needed to confine processes";
 
 export interface BuilderOptions extends Partial<Omit<BuilderParts, "assets" | "rules">> {
   readonly directory?: string;

@@ -12,7 +12,7 @@ import { isServiceError, newId } from "@unkey/base";
 import { createLogger, Metrics } from "@unkey/daemon";
 import { Authority, ensureIdentity, IdentitySource } from "@unkey/pki";
 import { callOptions, listenRpc, mintPrincipal, openRpcChannel } from "@unkey/rpc";
-import { atEnd, fromRegistry, needsRootfs, statesOf, temporary } from "./harness.ts";
+import { atEnd, fromRegistry, needsRoot, statesOf, temporary } from "./harness.ts";
 import { startLayeredRegistry } from "./layered-registry.ts";
 import { MemoryAssets } from "./memory-assets.ts";
 
@@ -194,7 +194,7 @@ const deaths: readonly {
 
 for (const { at, state, layers, heldWorker, heldLayer, complete } of deaths) {
   test(`a build killed while ${state}, ${at}, is complete after the next start`, {
-    skip: needsRootfs,
+    skip: needsRoot,
   }, async (context) => {
     const world = await startWorld(context);
     const registry = await startLayeredRegistry(context);
@@ -246,7 +246,7 @@ for (const { at, state, layers, heldWorker, heldLayer, complete } of deaths) {
 }
 
 for (const { at, state, layers, heldWorker, heldLayer } of deaths) {
-  test(`a build cancelled while ${state}, ${at}, leaves nothing`, { skip: needsRootfs }, async (context) => {
+  test(`a build cancelled while ${state}, ${at}, leaves nothing`, { skip: needsRoot }, async (context) => {
     const world = await startWorld(context);
     const registry = await startLayeredRegistry(context);
     const image = await registry.add(
@@ -273,7 +273,7 @@ for (const { at, state, layers, heldWorker, heldLayer } of deaths) {
   });
 }
 
-test("a build with a login cannot go on after a restart, and says why", { skip: needsRootfs }, async (context) => {
+test("a build with a login cannot go on after a restart, and says why", { skip: needsRoot }, async (context) => {
   const world = await startWorld(context);
   const registry = await startLayeredRegistry(context);
   const { reference, digests } = await registry.add("app", [Buffer.alloc(1 << 20)]);
@@ -296,7 +296,7 @@ test("a build with a login cannot go on after a restart, and says why", { skip: 
   assert.ok(!world.lines.join("").includes(credentials.password));
 });
 
-test("a build that three processes died with is not tried a fourth time", { skip: needsRootfs }, async (context) => {
+test("a build that three processes died with is not tried a fourth time", { skip: needsRoot }, async (context) => {
   const world = await startWorld(context);
   const registry = await startLayeredRegistry(context);
   const { reference, digests } = await registry.add("app", [Buffer.alloc(1 << 20)]);
@@ -315,7 +315,7 @@ test("a build that three processes died with is not tried a fourth time", { skip
   assert.equal(result.failure?.reason, "BUILD_INTERRUPTED");
 });
 
-test("a call without a principal is refused", { skip: needsRootfs }, async (context) => {
+test("a call without a principal is refused", { skip: needsRoot }, async (context) => {
   const world = await startWorld(context);
   await world.start();
   await assert.rejects(

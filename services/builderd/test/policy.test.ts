@@ -5,16 +5,7 @@ import { type TestContext, test } from "node:test";
 import { type Build, BuildState } from "@unkey/api/builder";
 import { type ErrorReason, isServiceError, newId } from "@unkey/base";
 import { assembleImage } from "@unkey/oci";
-import {
-  type Builder,
-  build,
-  fromRegistry,
-  fromUpload,
-  needsRootfs,
-  startBuilder,
-  temporary,
-  upload,
-} from "./harness.ts";
+import { type Builder, build, fromRegistry, fromUpload, startBuilder, temporary, upload } from "./harness.ts";
 
 const tenantId = newId("tenant");
 
@@ -85,9 +76,7 @@ test("a policy that was narrowed while a build waited holds for it, and its key 
   assert.equal((await client.buildImage(waiting)).buildId, buildId);
 });
 
-test("setuid programs are kept, refused or stripped as the policy says, and each policy has its own results", {
-  skip: needsRootfs,
-}, async (context) => {
+test("setuid programs are kept, refused or stripped as the policy says, and each policy has its own results", async (context) => {
   const { path, write } = await policyFile(context, {});
   const builder = await startBuilder(context, { policyFile: path });
   const privileged = { mode: 0o4755 };
@@ -117,7 +106,7 @@ test("setuid programs are kept, refused or stripped as the policy says, and each
   );
 });
 
-test("policies that only allow or refuse give the same bytes", { skip: needsRootfs }, async (context) => {
+test("policies that only allow or refuse give the same bytes", async (context) => {
   const { path, write } = await policyFile(context, {});
   const builder = await startBuilder(context, { policyFile: path });
   const first = await buildOf(context, builder);
@@ -128,7 +117,7 @@ test("policies that only allow or refuse give the same bytes", { skip: needsRoot
   assert.deepEqual([digests.length, new Set(digests).size], [2, 1]);
 });
 
-test("a tenant's limits on sizes hold for its builds", { skip: needsRootfs }, async (context) => {
+test("a tenant's limits on sizes hold for its builds", async (context) => {
   const { path } = await policyFile(context, {
     tenants: { [tenantId]: { limits: { file: "2KiB" } } },
   });

@@ -7,10 +7,10 @@ import { BuildState } from "@unkey/api/builder";
 import { newId } from "@unkey/base";
 import { assembleImage } from "@unkey/oci";
 import { needsRegistry, pushLayout, startTestRegistry, testLogin } from "@unkey/oci/testing";
-import { build, fromRegistry, needsRootfs, startBuilder, temporary } from "./harness.ts";
+import { build, fromRegistry, startBuilder, temporary } from "./harness.ts";
 import { pushSigned, Signer, signaturePayload, signatureTag, simpleSigning } from "./image-signer.ts";
 
-const skip = needsRegistry || needsRootfs;
+const skip = needsRegistry;
 const secrets = ["env-s3cret", "argv-s3cret", "history-s3cret", testLogin.password];
 
 async function image(context: TestContext): Promise<string> {

@@ -5,7 +5,7 @@ import { type TestContext, test } from "node:test";
 import { BuildState } from "@unkey/api/builder";
 import { isServiceError, newId } from "@unkey/base";
 import { assembleImage } from "@unkey/oci";
-import { type Builder, build, fromUpload, needsRootfs, startBuilder, temporary, upload } from "./harness.ts";
+import { type Builder, build, fromUpload, startBuilder, temporary, upload } from "./harness.ts";
 
 const tenantId = newId("tenant");
 
@@ -37,9 +37,7 @@ async function refusal(asked: Promise<unknown>): Promise<string> {
   return error.message;
 }
 
-test("so many builds a day, counted over a restart; what the cache answers is free", {
-  skip: needsRootfs,
-}, async (context) => {
+test("so many builds a day, counted over a restart; what the cache answers is free", async (context) => {
   const quota = { buildsPerDay: 2 };
   const first = await startWith(context, quota);
   const { cacheHit, image } = await build(first, tenantId, fromUpload(await uploaded(context, first, "a")));
@@ -65,9 +63,7 @@ test("so many builds a day, counted over a restart; what the cache answers is fr
   assert.equal((await second.as(stranger).getBuildQuota({ tenantId: stranger })).dailyUsed, 0);
 });
 
-test("layers beyond the day's bytes are not fetched; those of the cache are free", {
-  skip: needsRootfs,
-}, async (context) => {
+test("layers beyond the day's bytes are not fetched; those of the cache are free", async (context) => {
   const builder = await startWith(context, { bytesPerDay: "8KiB" });
   const small = await build(builder, tenantId, fromUpload(await uploaded(context, builder, "a".repeat(3000))));
   assert.equal(small.state, BuildState.COMPLETED, JSON.stringify(small.failure));
@@ -92,7 +88,7 @@ test("no minutes, no builds", async (context) => {
   assert.match(await refusal(asked), /^the tenant may have 0 minutes of building a day: 0 are used; /);
 });
 
-test("a log is read on behind any line", { skip: needsRootfs }, async (context) => {
+test("a log is read on behind any line", async (context) => {
   const builder = await startWith(context, {});
   const { buildId } = await build(builder, tenantId, fromUpload(await uploaded(context, builder, "a")));
   const read = (afterSequence: bigint) =>
