@@ -30,6 +30,7 @@ export async function startAssetManager(config: Config, context: DaemonContext):
       directory: blobsDir,
       remote: config.remote,
       keys: catalog.keys,
+      maxBlobBytes: config.maxAssetBytes,
       clock: systemClock,
       signal: context.stopping,
     }),

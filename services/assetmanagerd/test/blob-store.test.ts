@@ -185,11 +185,24 @@ test("S3: a large upload that fails leaves no parts in the bucket", { skip: need
     number === 2 ? Promise.reject(new Error("cut")) : client.putPart(key, uploadId, number, bytes, each);
   for (const method of ["beginParts", "abortParts"] as const) failing[method] = client[method].bind(client) as never;
   const cache = await BlobCache.open(join(directory, "failing"), gib, systemClock);
-  const store = new S3BlobStore({ client: failing, prefix: "failing/", cache, keys: undefined });
+  const store = new S3BlobStore({ client: failing, prefix: "failing/", cache, keys: undefined, maxBlobBytes: gib });
   await assert.rejects(store.adopt(digest, path, owner, signal), /cut/);
   assert.deepEqual(await client.listParts("failing/", signal), []);
   assert.equal(await client.head(`failing/${digest.replace(":", "/")}`, signal), undefined);
   assert.equal(await cache.path(digest), undefined);
+});
+
+test("S3: a bucket that sends without end does not fill the disk", async () => {
+  const { digest } = blob(10);
+  async function* endless(): AsyncGenerator<Uint8Array> {
+    for (;;) yield Buffer.alloc(100_000);
+  }
+  const client = { get: async () => endless() } as unknown as S3Client;
+  const cache = await BlobCache.open(join(directory, "endless"), gib, systemClock);
+  const store = new S3BlobStore({ client, prefix: "", cache, keys: undefined, maxBlobBytes: mib });
+  await assert.rejects(store.localPath(digest, signal), { reason: "ASSET_CORRUPT" });
+  assert.equal(await cache.path(digest), undefined);
+  assert.deepEqual(readdirSync(join(directory, "endless/arriving")), []);
 });
 
 test("S3: a bucket that cannot be used stops the start", { skip: needsSwift }, async () => {
@@ -211,7 +224,7 @@ test("disk: what a dead process left on its way is gone", async () => {
 async function openAt(name: string, remote: RemoteConfig | undefined): Promise<OpenedBlobStore> {
   const at = join(directory, name);
   mkdirSync(at, { recursive: true });
-  return openBlobStore({ directory: at, remote, keys: catalog.keys, clock: systemClock, signal });
+  return openBlobStore({ directory: at, remote, keys: catalog.keys, maxBlobBytes: gib, clock: systemClock, signal });
 }
 
 function settings() {

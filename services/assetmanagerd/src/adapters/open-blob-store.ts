@@ -15,6 +15,7 @@ export interface OpenBlobStoreOptions {
   /** undefined: the directory holds the blobs; otherwise it holds copies of them. */
   readonly remote: RemoteConfig | undefined;
   readonly keys: KeyCatalog;
+  readonly maxBlobBytes: number;
   readonly clock: Clock;
   readonly signal: AbortSignal;
 }
@@ -27,7 +28,7 @@ export interface OpenedBlobStore extends AsyncDisposable {
 
 /** The blob store that the settings name. Throws when a remote one cannot be used. */
 export async function openBlobStore(options: OpenBlobStoreOptions): Promise<OpenedBlobStore> {
-  const { directory, remote, keys, clock, signal } = options;
+  const { directory, remote, keys, maxBlobBytes, clock, signal } = options;
   if (remote === undefined) {
     const store = await DiskBlobStore.open(directory);
     return { store, check: () => Promise.resolve(), [Symbol.asyncDispose]: () => Promise.resolve() };
@@ -39,7 +40,7 @@ export async function openBlobStore(options: OpenBlobStoreOptions): Promise<Open
   await client.check(signal);
   await giveUpAbandonedParts(client, prefix, clock.nowMs(), signal);
   const cache = await BlobCache.open(join(directory, "cache"), cacheMaxBytes, clock);
-  const store = new S3BlobStore({ client, prefix, cache, keys: ring && new BlobKeys(ring, keys) });
+  const store = new S3BlobStore({ client, prefix, cache, keys: ring && new BlobKeys(ring, keys), maxBlobBytes });
   const owned = stack.move();
   return { store, check: (each) => client.check(each), [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }

@@ -18,6 +18,8 @@ export interface S3BlobStoreDeps {
   readonly cache: BlobCache;
   /** Seals what leaves this host; undefined stores it as it is. */
   readonly keys: BlobKeys | undefined;
+  /** No blob is longer: what a bucket sends without end must not fill this host's disk. */
+  readonly maxBlobBytes: number;
 }
 
 /** S3 takes 10,000 parts of at least 5 MiB; the parts under way are held in memory. */
@@ -118,7 +120,10 @@ export class S3BlobStore implements BlobStore {
   async #fetch(digest: Digest, path: string, signal: AbortSignal): Promise<void> {
     const hash = createHash("sha256");
     await using file = await open(path, "wx", 0o600);
+    let left = this.#deps.maxBlobBytes;
     for await (const chunk of this.#stored(digest, 0, signal)) {
+      left -= chunk.length;
+      if (left < 0) throw new ServiceError("ASSET_CORRUPT", `the stored blob ${digest} is longer than any may be`);
       hash.update(chunk);
       await file.writeFile(chunk);
     }
