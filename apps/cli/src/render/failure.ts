@@ -1,5 +1,5 @@
 import type { CliFailure } from "../failure.ts";
-import { styled, type Terminal } from "./terminal.ts";
+import { jsonText, styled, type Terminal } from "./terminal.ts";
 
 interface RenderOptions {
   readonly terminal: Terminal;
@@ -10,7 +10,7 @@ interface RenderOptions {
 /** One line what, the evidence, one line next step; with --json one object. Without the last newline. */
 export function renderFailure(failure: CliFailure, { terminal, json, env }: RenderOptions): string {
   const { message, nextStep, reason, exitCode, evidence } = failure;
-  if (json) return JSON.stringify({ error: { message, nextStep, reason, exitCode, evidence } });
+  if (json) return jsonText({ error: { message, nextStep, reason, exitCode, evidence } });
   const lines = [`${styled(terminal, "red", "error:")} ${message}`];
   for (const line of evidence) lines.push(`  ${styled(terminal, "dim", "|")} ${line}`);
   if (nextStep !== "") lines.push(`${styled(terminal, "bold", "next:")}  ${nextStep}`);

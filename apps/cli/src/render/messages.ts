@@ -1,5 +1,6 @@
 import { type DescEnum, type DescMessage, type MessageShape, toJson } from "@bufbuild/protobuf";
 import type { CliContext } from "../context.ts";
+import { jsonText } from "./terminal.ts";
 
 // Empty fields are written too, so that a script can rely on them. 64-bit numbers are strings, as protojson has them.
 const jsonOptions = { alwaysEmitImplicit: true } as const;
@@ -10,7 +11,7 @@ export function printJson<Desc extends DescMessage>(
   schema: Desc,
   message: MessageShape<Desc>,
 ): void {
-  context.out.write(`${JSON.stringify(toJson(schema, message, jsonOptions), undefined, 2)}\n`);
+  context.out.write(`${jsonText(toJson(schema, message, jsonOptions), 2)}\n`);
 }
 
 /** A message of a stream as one line of JSON. */
@@ -19,7 +20,7 @@ export function printJsonLine<Desc extends DescMessage>(
   schema: Desc,
   message: MessageShape<Desc>,
 ): void {
-  context.out.write(`${JSON.stringify(toJson(schema, message, jsonOptions))}\n`);
+  context.out.write(`${jsonText(toJson(schema, message, jsonOptions))}\n`);
 }
 
 /** `VM_STATE_RUNNING` → `running`; a value of a newer release shows as its number. */

@@ -8,7 +8,7 @@ import { renderFailure } from "./failure.ts";
 import { age, decimal, duration, gibSeconds, instant, vcpuSeconds } from "./quantities.ts";
 import { type Step, StepList } from "./step-list.ts";
 import { renderTable } from "./table.ts";
-import { fit, fitMiddle, plain, type Terminal, terminalOf, width } from "./terminal.ts";
+import { fit, fitMiddle, jsonText, plain, type Terminal, terminalOf, width } from "./terminal.ts";
 import { renderUsage } from "./usage.ts";
 
 function capture(options: Partial<Terminal> = {}) {
@@ -102,6 +102,9 @@ test("durations and instants read well at each size", () => {
 test("text from elsewhere cannot move the cursor, set the title or break the line", () => {
   assert.equal(plain("a\u001b[2Jb\nc\u0007\u009b31md"), "ab c d");
   assert.equal(plain("\u001b]0;owned\u0007x"), "x");
+  const hostile = { text: "a\u001b[2J\u007f\u009b31mé" };
+  assert.equal(jsonText(hostile), '{"text":"a\\u001b[2J\\u007f\\u009b31mé"}');
+  assert.deepEqual(JSON.parse(jsonText(hostile, 2)), hostile);
   assert.equal(fit("héllo wörld", 6), "héllo…");
   assert.equal(fitMiddle("vm_01m84em5x2fj7s7x3nbc4es5s1", 8), "vm_…s5s1");
   assert.equal(fitMiddle("web", 8), "web");

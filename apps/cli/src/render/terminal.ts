@@ -38,6 +38,14 @@ export function plain(text: string): string {
   return stripVTControlCharacters(text).replace(/\p{Cc}+/gu, " ");
 }
 
+/** JSON that a terminal may show: of the characters that control one, JSON itself escapes those below U+0020 only. */
+export function jsonText(value: unknown, indent?: number): string {
+  return JSON.stringify(value, undefined, indent).replace(
+    /[\u007f-\u009f]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
 /** The columns that `text` takes; one for each code point. */
 export function width(text: string): number {
   return Array.from(stripVTControlCharacters(text)).length;

@@ -1,5 +1,5 @@
 import { accessSync, constants, statSync } from "node:fs";
-import { delimiter, join } from "node:path";
+import { delimiter, isAbsolute, join } from "node:path";
 import type { Env } from "../../context.ts";
 import { CliFailure, exitCodes } from "../../failure.ts";
 import { runEngine } from "./engine-process.ts";
@@ -69,10 +69,11 @@ async function probe(
   return undefined;
 }
 
+/** Directories of PATH that count from the working directory are passed over: whoever wrote what is built may have put a program there. */
 function findProgram(name: string, env: Env): string | undefined {
   return (env["PATH"] ?? "")
     .split(delimiter)
-    .filter((directory) => directory !== "")
+    .filter(isAbsolute)
     .map((directory) => join(directory, name))
     .find((path) => {
       try {
