@@ -3,7 +3,7 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { newId, systemClock } from "@unkey/base";
+import { isServiceError, newId, systemClock } from "@unkey/base";
 import { createLogger } from "@unkey/daemon";
 import { digestOf } from "@unkey/oci";
 import { openSqlite } from "@unkey/sql";
@@ -74,11 +74,16 @@ test("a directory that holds anything else is refused", async (context) => {
   await using cache = await open();
   const extra = await unpacked("a");
   await writeFile(join(extra, "more"), "");
-  await assert.rejects(cache.put(layerOf("a"), user, extra, place()), /holds "more"/);
+  await assert.rejects(cache.put(layerOf("a"), user, extra, place()), /has left \[.*"more".*\] where/);
   const linked = await unpacked("a");
   await rm(join(linked, "content"));
   await symlink("/etc/passwd", join(linked, "content"));
-  await assert.rejects(cache.put(layerOf("a"), user, linked, place()), /not a file of its own/);
+  await assert.rejects(cache.put(layerOf("a"), user, linked, place()), /has left content as something else/);
+  const half = await unpacked("a");
+  await rm(join(half, "index"));
+  await assert.rejects(cache.put(layerOf("a"), user, half, place()), (error) =>
+    isServiceError(error, "BUILD_WORKER_MISBEHAVED"),
+  );
   assert.deepEqual(await directories(), []);
 });
 

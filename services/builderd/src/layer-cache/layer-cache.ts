@@ -5,6 +5,7 @@ import type { Clock, TenantId } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
 import type { ImageSource, ResolvedImage } from "@unkey/oci";
 import { openSqlite, type Sql } from "@unkey/sql";
+import { misbehaved } from "../worker/misbehaved.ts";
 import { migrations } from "./schema.ts";
 
 export interface LayerCacheOptions {
@@ -233,15 +234,18 @@ async function sizeOf(directory: string): Promise<number> {
 /** Makes a directory that a worker has filled ours, so that no worker can change it; answers its size. */
 async function takeOver(directory: string): Promise<number> {
   const names = await readdir(directory);
-  const odd = names.find((name) => !layerFiles.some((file) => file === name));
-  if (odd !== undefined) throw new Error(`a layer directory holds ${JSON.stringify(odd.slice(0, 100))}`);
+  if (names.length !== layerFiles.length || !layerFiles.every((file) => names.includes(file))) {
+    const shown = JSON.stringify(names.slice(0, 4).map((name) => name.slice(0, 100)));
+    throw misbehaved(`has left ${shown} where it was to leave ${layerFiles.join(" and ")}`);
+  }
   const own = process.getuid?.() ?? 0;
   const group = process.getgid?.() ?? 0;
   let sizeBytes = 0;
   for (const file of layerFiles) {
     const path = join(directory, file);
     const found = await lstat(path);
-    if (!found.isFile() || found.nlink !== 1) throw new Error(`${file} of a layer directory is not a file of its own`);
+    if (!found.isFile() || found.nlink !== 1)
+      throw misbehaved(`has left ${file} as something else than a file of its own`);
     await chown(path, own, group);
     await chmod(path, 0o444);
     sizeBytes += found.size;

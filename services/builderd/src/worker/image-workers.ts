@@ -7,6 +7,7 @@ import type { Digest, ImageLimits, ResolvedImage } from "@unkey/oci";
 import type { SetuidPolicy } from "../domain/policy.ts";
 import type { Sandbox } from "../sandbox/sandbox.ts";
 import type { AssembledRootfs } from "./messages.ts";
+import { misbehaved } from "./misbehaved.ts";
 import { runJob } from "./run-job.ts";
 
 export interface UnpackOptions {
@@ -108,9 +109,9 @@ export class SandboxedWorkers implements ImageWorkers {
     const rootfs = await runJob(worker, job, { ...this.#jobOptions(directory), signal, onProgress: onBytes });
     if (rootfs === undefined) throw new Error("an assembling worker has answered no root filesystem");
     const imagePath = join(directory, "out", imageName);
-    const found = await lstat(imagePath);
-    if (!found.isFile() || found.nlink !== 1 || found.size !== rootfs.sizeBytes) {
-      throw new Error("the image is not the file that was announced");
+    const found = await lstat(imagePath).catch(() => undefined);
+    if (found?.isFile() !== true || found.nlink !== 1 || found.size !== rootfs.sizeBytes) {
+      throw misbehaved("has not left the file that it announced");
     }
     await chown(imagePath, process.getuid?.() ?? 0, process.getgid?.() ?? 0); // its maker is gone: nobody else writes to it
     await chmod(imagePath, 0o400);

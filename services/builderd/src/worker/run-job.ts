@@ -5,6 +5,7 @@ import type { ProcessEnd, SandboxedProcess } from "../sandbox/sandbox.ts";
 import { type UsageLimits, watchUsage } from "../sandbox/usage-watch.ts";
 import { encodeFrame, FrameError, readFrames } from "./frames.ts";
 import { type Answer, type AssembledRootfs, type Job, maxAnswerBytes, parseAnswer } from "./messages.ts";
+import { misbehaved } from "./misbehaved.ts";
 
 export interface JobOptions {
   /** For the worker's standard input. What they throw is what the job throws. */
@@ -124,10 +125,6 @@ async function feed(
 }
 
 async function* nothing(): AsyncGenerator<Uint8Array> {}
-
-function misbehaved(what: string, cause?: unknown): ServiceError {
-  return new ServiceError("BUILD_WORKER_MISBEHAVED", `the process that read the image ${what}`, { cause });
-}
 
 function endedEarly({ code, signal, outOfMemory }: ProcessEnd): ServiceError {
   // V8 aborts when its heap is full, which may be before the cgroup is.
