@@ -29,6 +29,8 @@ export interface SqliteOptions {
   /** The file; its folder is made with mode 0700 and the file with 0600. `:memory:` is a database of this process alone. */
   readonly path: string;
   readonly migrations: readonly Migration[];
+  /** Memory for pages, taken as it is needed; 2 MiB unless told. */
+  readonly cacheBytes?: number;
 }
 
 // Extended result codes (https://www.sqlite.org/rescode.html); the low byte is the primary code.
@@ -232,7 +234,7 @@ class Sqlite implements Sql {
       });
     } finally {
       // Readers too: what they have seen must not be undone by a power failure after they told somebody.
-      await this.#durability?.log.durable();
+      if (!lazy) await this.#durability?.log.durable();
     }
   }
 
@@ -267,7 +269,7 @@ function isRead(sql: string): boolean {
  * Opens a SQLite file, brings its schema up to date and returns it. Commits are durable when acknowledged: they are
  * written to the log in this thread and synced in libuv's pool. Throws SqlError.
  */
-export async function openSqlite({ path, migrations }: SqliteOptions): Promise<Sql> {
+export async function openSqlite({ path, migrations, cacheBytes = 2 * 1024 * 1024 }: SqliteOptions): Promise<Sql> {
   if (path !== ":memory:") {
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     closeSync(openSync(path, "a", 0o600)); // SQLite would make it world-readable; its -wal and -shm copy this mode
@@ -282,7 +284,8 @@ export async function openSqlite({ path, migrations }: SqliteOptions): Promise<S
   const sqlite = new Sqlite(connection);
   try {
     connection.script(
-      `PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA journal_size_limit=${walSizeLimitBytes}; PRAGMA trusted_schema=OFF`,
+      `PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA journal_size_limit=${walSizeLimitBytes}; PRAGMA trusted_schema=OFF;
+       PRAGMA cache_size=-${Math.ceil(cacheBytes / 1024)}`,
     );
     await migrate((body) => sqlite.inTransaction(body), migrations);
     if (path !== ":memory:") sqlite.syncElsewhere(await openDurability(path));

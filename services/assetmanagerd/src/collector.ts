@@ -130,7 +130,8 @@ export class Collector {
     }
     const marked: AssetId[] = [];
     for await (const slice of this.#slices("markable", rules, () => maxPerPass - swept.size - marked.length, signal)) {
-      marked.push(...slice.map(({ id }) => id));
+      // What is attached to something swept would be gone by now.
+      marked.push(...slice.map(({ id }) => id).filter((id) => !swept.has(id)));
     }
     const census = await this.#takeCensus(signal);
     for (const digest of census.orphans) {
