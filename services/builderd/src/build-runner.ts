@@ -94,10 +94,12 @@ export class BuildRunner {
       // As they are now, not as they were when the build was asked for.
       const { policy, policyDigest } = rules.rulesOf(tenantId);
       checkImageAllowed(policy, request.source);
+      const kept = credentials === undefined ? await this.#keptLogin(build) : undefined;
       const source = openImage(request.source, {
         tenantId,
-        credentials: credentials ?? (await this.#keptLogin(build)),
-        plainHttp: request.plainHttp,
+        credentials: credentials ?? kept,
+        // Who asks may show its own login to the network, not the one that the operator keeps.
+        plainHttp: request.plainHttp && kept === undefined,
         onRetry: (reason, waitMs) => this.#sayLater(build, reason, waitMs),
       });
       const manifest = await resolveManifest(source, platform, signal);
