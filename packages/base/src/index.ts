@@ -22,4 +22,4 @@ export {
 } from "./ids.ts";
 export { KeyedTurns } from "./keyed-turns.ts";
 export { acceptedEvents, nextState, type Transitions } from "./transitions.ts";
-export { formatBytes, gib, kib, mib, nsPerMs, parseByteSize } from "./units.ts";
+export { formatBytes, gib, kib, mib, parseByteSize } from "./units.ts";

@@ -3,7 +3,6 @@ import { ServiceError } from "./errors.ts";
 export const kib = 1024;
 export const mib = 1024 * kib;
 export const gib = 1024 * mib;
-export const nsPerMs = 1_000_000n;
 
 const byteSuffixes: Readonly<Record<string, number>> = { "": 1, b: 1, k: kib, kib, m: mib, mib, g: gib, gib };
 

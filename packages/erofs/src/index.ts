@@ -8,4 +8,3 @@ export type {
   ErofsSymlink,
 } from "./tree.ts";
 export { type ErofsImage, type ErofsOptions, writeErofs } from "./write-erofs.ts";
-export { isErofsXattr } from "./xattr-table.ts";

@@ -38,11 +38,6 @@ interface SharedEntry {
   readonly value: Buffer;
 }
 
-/** Attribute names that an image can hold; values may have up to 65,535 bytes. */
-export function isErofsXattr(name: string): boolean {
-  return splitName(name) !== undefined;
-}
-
 function splitName(name: string): { nameIndex: number; name: string } | undefined {
   for (const [prefix, nameIndex] of prefixes) {
     if (!name.startsWith(prefix)) continue;

@@ -1,4 +1,4 @@
-export { Authority, type AuthorityOptions, maxLeafLifetimeMs } from "./authority.ts";
+export { Authority, type AuthorityOptions } from "./authority.ts";
 export type { KeyAndCertificate, SubjectNames } from "./certificate.ts";
 export { HostCertificates, type HostCertificatesOptions } from "./host-certificates.ts";
 export { ensureIdentity, type Identity, type IdentityOptions, type IdentityRequest, loadIdentity } from "./identity.ts";

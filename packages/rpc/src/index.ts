@@ -1,5 +1,5 @@
-export { type AccessRule, accessRuleOf } from "./access.ts";
-export { type AddressResolver, resolverOf } from "./address.ts";
+export type { AccessRule } from "./access.ts";
+export type { AddressResolver } from "./address.ts";
 export {
   type Caller,
   type CallIdentity,
@@ -11,12 +11,12 @@ export {
   requestIdHeader,
 } from "./caller.ts";
 export { openRpcChannel, type RpcChannel, type RpcChannelOptions } from "./channel.ts";
-export { toConnectError, toServiceError } from "./errors.ts";
+export { toServiceError } from "./errors.ts";
 export { completeError } from "./http-answer.ts";
 export { type InMemoryOptions, inMemoryClient } from "./in-memory.ts";
 export { explainJson, explainJsonSyntax } from "./malformed.ts";
 export { createPipeline, type Pipeline, type PipelineOptions } from "./pipeline.ts";
-export { type MintOptions, mintPrincipal, PrincipalVerifier } from "./principal.ts";
+export { type MintOptions, mintPrincipal } from "./principal.ts";
 export { openIdentity, type RpcSettings, readRpcSettings } from "./rpc-settings.ts";
 export { type ListenRpcOptions, listenRpc, type RpcServer } from "./server.ts";
-export { validate, warmUpValidation } from "./validation.ts";
+export { warmUpValidation } from "./validation.ts";

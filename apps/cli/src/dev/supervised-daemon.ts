@@ -1,4 +1,5 @@
 import { backoffDelayMs, type Clock } from "@unkey/base";
+import { configExitCode } from "@unkey/daemon";
 import { CliFailure } from "../failure.ts";
 import {
   adoptDaemon,
@@ -31,8 +32,6 @@ export interface DaemonLife {
   readonly log: (line: string) => void;
 }
 
-/** A daemon whose settings are refused says so (sysexits.h, EX_CONFIG): another start would end alike. */
-const configExitCode = 78;
 const maxFirstStarts = 3;
 const readyDeadlineMs = 120_000;
 const readyPollMs = 100;

@@ -10,7 +10,7 @@ export const busyboxPath = "/bin/busybox";
 export const needsBusybox: false | string = existsSync(busyboxPath) ? false : "busybox-static is not installed";
 
 /** A tree with a shell and an account; what a test image usually starts from. */
-export const busyboxTree: readonly ImageFile[] = [
+const busyboxTree: readonly ImageFile[] = [
   { path: "bin", directory: true },
   { path: "bin/busybox", contentFrom: busyboxPath, mode: 0o755 },
   ...["sh", "httpd", "cat", "echo", "env", "id", "ls", "sleep", "wget", "dd", "kill", "sync", "true", "false"].map(

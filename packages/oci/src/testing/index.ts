@@ -1,4 +1,4 @@
-export { busyboxPath, busyboxTree, type HelloImageOptions, helloImage, needsBusybox } from "./hello-image.ts";
+export { busyboxPath, type HelloImageOptions, helloImage, needsBusybox } from "./hello-image.ts";
 export {
   needsRegistry,
   type PushOptions,
