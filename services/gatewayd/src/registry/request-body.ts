@@ -85,6 +85,27 @@ export async function unlessEmpty(chunks: AsyncGenerator<Uint8Array>): Promise<A
   })();
 }
 
+/** Passes on what fits and stops at the first chunk that does not. */
+export class Bounded {
+  exceeded = false;
+  readonly #chunks: AsyncIterable<Uint8Array>;
+  #left: number;
+
+  constructor(chunks: AsyncIterable<Uint8Array>, maxBytes: number) {
+    this.#chunks = chunks;
+    this.#left = maxBytes;
+  }
+
+  async *chunks(): AsyncGenerator<Uint8Array> {
+    for await (const chunk of this.#chunks) {
+      this.#left -= chunk.byteLength;
+      this.exceeded = this.#left < 0;
+      if (this.exceeded) return;
+      yield chunk;
+    }
+  }
+}
+
 function* slices(bytes: Uint8Array): Generator<Uint8Array> {
   for (let from = 0; from < bytes.byteLength; from += maxChunkBytes) yield bytes.subarray(from, from + maxChunkBytes);
 }

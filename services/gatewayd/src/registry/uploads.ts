@@ -5,7 +5,7 @@ import { chunkRange } from "./byte-range.ts";
 import { isSha256, parseSha256, type Sha256 } from "./digest.ts";
 import { type AnswerHeaders, answer, type Exchange } from "./exchange.ts";
 import { isRepositoryName } from "./registry-route.ts";
-import { unlessEmpty } from "./request-body.ts";
+import { Bounded, unlessEmpty } from "./request-body.ts";
 import { SharedSlots } from "./slots.ts";
 import { type UploadRow, type UploadStore, uploadNotFound } from "./upload-store.ts";
 
@@ -259,27 +259,6 @@ export class UploadService {
 interface Room {
   readonly bytes: number;
   readonly refusal: ServiceError;
-}
-
-/** Passes on what fits and stops at the first chunk that does not. */
-class Bounded {
-  exceeded = false;
-  readonly #chunks: AsyncIterable<Uint8Array>;
-  #left: number;
-
-  constructor(chunks: AsyncIterable<Uint8Array>, maxBytes: number) {
-    this.#chunks = chunks;
-    this.#left = maxBytes;
-  }
-
-  async *chunks(): AsyncGenerator<Uint8Array> {
-    for await (const chunk of this.#chunks) {
-      this.#left -= chunk.byteLength;
-      this.exceeded = this.#left < 0;
-      if (this.exceeded) return;
-      yield chunk;
-    }
-  }
 }
 
 async function* sliced(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
