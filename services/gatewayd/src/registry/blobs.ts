@@ -4,6 +4,13 @@ import { type BlobStore, blobNotFound, type Place } from "./blob-store.ts";
 import { byteRange } from "./byte-range.ts";
 import { isForeignDigest, parseSha256, type Sha256 } from "./digest.ts";
 import { answer, answerBytes, type Exchange } from "./exchange.ts";
+import { SharedSlots } from "./slots.ts";
+
+/**
+ * Ranges from within a blob that a tenant may have under way, the others wait: whatever is sent, the blob is read from its start to be
+ * verified, so that a byte may cost gigabytes.
+ */
+const maxInnerRangesPerTenant = 4;
 
 export interface BlobServiceDeps {
   readonly blobs: BlobStore;
@@ -17,6 +24,7 @@ export interface BlobServiceDeps {
 /** Layers and configs as they are pulled and deleted; how they come is the uploads' part. */
 export class BlobService {
   readonly #deps: BlobServiceDeps;
+  readonly #innerRanges = new SharedSlots(Number.POSITIVE_INFINITY, maxInnerRangesPerTenant);
 
   constructor(deps: BlobServiceDeps) {
     this.#deps = deps;
@@ -41,6 +49,7 @@ export class BlobService {
       throw new ServiceError("BLOB_RANGE_UNSATISFIABLE", `the blob is ${blob.sizeBytes} bytes long`);
     }
     const { start, end } = range ?? { start: 0, end: blob.sizeBytes };
+    using _slot = start === 0 ? undefined : await this.#innerRanges.take(place.tenantId);
     await answerBytes(
       exchange,
       range ? 206 : 200,
