@@ -46,8 +46,19 @@ export function guardedConnector(options: {
 
 /** An address that cannot be told is denied. */
 export function isDenied(address: string, allowsLoopback: boolean): boolean {
-  const plain = address.replace(/^::ffff:(?=\d+\.)/i, "");
+  const plain = embeddedIpv4(address) ?? address;
   if (plain === "") return true;
   const family = isIPv6(plain) ? "ipv6" : "ipv4";
   return never.check(plain, family) || (!allowsLoopback && loopback.check(plain, family));
+}
+
+/** The IPv4 address that an IPv6 one stands for: mapped (RFC 4291), or behind a NAT64 under its well-known prefix (RFC 6052). */
+function embeddedIpv4(address: string): string | undefined {
+  const [, dotted, high, low] =
+    /^(?:::ffff:|64:ff9b::)(?:(\d+\.\d+\.\d+\.\d+)|([0-9a-f]{1,4}):([0-9a-f]{1,4}))$/i.exec(address) ?? [];
+  if (high === undefined || low === undefined) return dotted;
+  return [high, low]
+    .map((group) => Number.parseInt(group, 16))
+    .flatMap((value) => [value >> 8, value & 0xff])
+    .join(".");
 }

@@ -181,10 +181,14 @@ test("metadata services are refused in any spelling, this host unless it was mea
   ]) {
     assert.ok(isDenied(address, true), address);
   }
-  for (const address of ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"]) {
+  for (const address of ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"]) {
     assert.ok(isDenied(address, false) && !isDenied(address, true), address);
   }
-  for (const address of ["10.0.0.1", "8.8.8.8", "2001:db8::1"]) assert.ok(!isDenied(address, false), address);
+  for (const address of ["64:ff9b::a9fe:a9fe", "64:ff9b::169.254.169.254", "::ffff:a83f:8110"]) {
+    assert.ok(isDenied(address, true), address);
+  }
+  for (const address of ["10.0.0.1", "8.8.8.8", "2001:db8::1", "64:ff9b::808:808"])
+    assert.ok(!isDenied(address, false), address);
 });
 
 test("429 is waited out for as long as it asks", async (context) => {
