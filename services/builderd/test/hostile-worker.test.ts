@@ -174,6 +174,7 @@ test("a worker that takes more memory than it may", { skip: needsRoot }, async (
 
 for (const [mode, diskBytes] of [
   ["fills-disk", 32 * mib],
+  ["hides-disk", 32 * mib],
   ["many-files", 256 * mib],
   ["large-file", 32 * mib],
 ] as const) {

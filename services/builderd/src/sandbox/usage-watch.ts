@@ -36,6 +36,7 @@ export function watchUsage(directory: string, limits: UsageLimits, onOver: () =>
 async function isOver(root: string, limits: UsageLimits): Promise<boolean> {
   let bytes = 0;
   let files = 0;
+  const counted = new Set<number>();
   const waiting = [{ path: root, depth: 0 }];
   for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
     const { path, depth } = next;
@@ -43,9 +44,9 @@ async function isOver(root: string, limits: UsageLimits): Promise<boolean> {
     for (const entry of await readdir(path, { withFileTypes: true })) {
       if (++files > limits.files) return true;
       const inner = join(path, entry.name);
-      const { blocks, nlink } = await lstat(inner);
-      // A second name of a file outside: what the process was given, not what it wrote.
-      if (entry.isDirectory() || nlink === 1) bytes += blocks * blockBytes;
+      const { blocks, ino } = await lstat(inner);
+      if (!counted.has(ino)) bytes += blocks * blockBytes; // a file may have several names
+      counted.add(ino);
       if (bytes > limits.bytes) return true;
       if (entry.isDirectory()) waiting.push({ path: inner, depth: depth + 1 });
     }

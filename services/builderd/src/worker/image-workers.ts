@@ -132,7 +132,7 @@ export class SandboxedWorkers implements ImageWorkers {
 
   #jobOptions(directory: string) {
     const { diskBytes, log } = this.#options;
-    return { directory, usage: { bytes: diskBytes, files: maxFiles }, log };
+    return { directory: join(directory, "out"), usage: { bytes: diskBytes, files: maxFiles }, log };
   }
 }
 

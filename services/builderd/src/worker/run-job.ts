@@ -10,7 +10,7 @@ import { misbehaved } from "./misbehaved.ts";
 export interface JobOptions {
   /** For the worker's standard input. What they throw is what the job throws. */
   readonly chunks?: AsyncIterable<Uint8Array>;
-  /** The process's own directory. */
+  /** Where the process writes. */
   readonly directory: string;
   readonly usage: UsageLimits;
   readonly signal: AbortSignal;

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { readdirSync, readFileSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { linkSync, readdirSync, readFileSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { connect, Socket } from "node:net";
 
 /*
@@ -63,6 +63,12 @@ const modes: Record<string, () => unknown> = {
   },
   "fills-disk": () => {
     for (let at = 0; ; at++) writeFileSync(`out/${at}`, Buffer.alloc(1 << 20, 1));
+  },
+  "hides-disk": () => {
+    for (let at = 0; ; at++) {
+      writeFileSync(`out/${at % 8}`, Buffer.alloc(1 << 20, 1), { flag: "a" });
+      if (at < 8) linkSync(`out/${at}`, `out/other-${at}`);
+    }
   },
   "many-files": () => {
     for (let at = 0; ; at++) writeFileSync(`out/${at}`, "");
