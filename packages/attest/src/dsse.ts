@@ -12,7 +12,7 @@ export interface VerifiedPayload {
   readonly key: VerificationKey;
 }
 
-/** Provenance of an image with thousands of layers stays far below it; a list of packages may come near. */
+/** Provenance of an image with thousands of layers stays far below it; a package list may come near. */
 export const maxEnvelopeBytes = 16 * 1024 * 1024;
 const maxSignatures = 16;
 const maxTypeLength = 256;

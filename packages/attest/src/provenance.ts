@@ -45,7 +45,7 @@ export interface RootfsProvenance {
   readonly layers: readonly Artifact[];
   readonly signatures: readonly ImageSignature[];
   readonly rootfs: Artifact;
-  /** The list of packages. */
+  /** The package list. */
   readonly sbom: Artifact;
   /** URI of who made it. */
   readonly builderId: string;
@@ -136,7 +136,7 @@ export function verifyProvenance(
   const [manifest] = dependencies.filter(({ name }) => name === "manifest");
   const [sbom] = resources(run["byproducts"], "byproducts").filter(({ name }) => name === "sbom");
   if (manifest === undefined) throw new InvalidAttestation("the provenance names no manifest");
-  if (sbom === undefined) throw new InvalidAttestation("the provenance names no list of packages");
+  if (sbom === undefined) throw new InvalidAttestation("the provenance names no package list");
   return {
     key,
     image: imageOf(member(parameters, "image")),

@@ -221,12 +221,12 @@ export interface AttestedResult extends Pick<BuildResult, "rootfsAssetId" | "pro
 /** States how a root filesystem was made. */
 export interface Attester {
   /**
-   * Stores the list of packages and the signed provenance as assets attached to the root filesystem, or finds the ones that
+   * Stores the package list and the signed provenance as assets attached to the root filesystem, or finds the ones that
    * an earlier try stored. Provenance comes last: where it is, the list is.
    */
   attest(request: AttestRequest, signal: AbortSignal): Promise<Attestation>;
   /**
-   * True when a cached result can be booted: its root filesystem is there, and the provenance and the list of packages that it
+   * True when a cached result can be booted: its root filesystem is there, and the provenance and the package list that it
    * names are attached to it and hold. The provenance must record the signatures that were found now.
    */
   holds(tenantId: TenantId, result: AttestedResult, signal: AbortSignal): Promise<boolean>;

@@ -147,7 +147,7 @@ export class PackageScan {
           foundIn: Buffer.from(path, "latin1").toString("utf8"),
         };
         this.#textLength += Object.values(found).reduce((sum: number, text: string) => sum + text.length, 0);
-        if (this.#textLength > maxText) throw new UnreadableFile("the list of packages would become too long");
+        if (this.#textLength > maxText) throw new UnreadableFile("the package list would become too long");
         packages.push(found);
       }
     } catch (error) {

@@ -27,7 +27,7 @@ const envelopeMediaType = "application/vnd.dsse.envelope.v1+json";
 /** Of one image: who signs often leaves many, and each costs a request. */
 const maxSignatures = 32;
 const maxPayloadBytes = 64 * 1024;
-/** Attestations carry lists of packages and scan reports. */
+/** Attestations carry package lists and scan reports. */
 const maxEnvelopeBytes = 8 * 1024 * 1024;
 /** Signatures are no image of a platform: whatever is asked for, the manifest is taken. */
 const anyPlatform = { os: "linux", architecture: "amd64", variant: "" };

@@ -30,7 +30,7 @@ export interface SigningAttesterDeps {
 }
 
 /**
- * Signs what was made and attaches it to the root filesystem: first the list of packages, then the provenance that names it.
+ * Signs what was made and attaches it to the root filesystem: first the package list, then the provenance that names it.
  * Both are looked for before they are made, so that an attempt that died at any point is continued.
  */
 export class SigningAttester implements Attester {

@@ -29,7 +29,7 @@ export interface BuildVerifierDeps {
   readonly rules: RulesSource;
 }
 
-/** Above what the bounds of a list of packages allow. */
+/** Above what the bounds of a package list allow. */
 const maxSbomBytes = 96 * 1024 * 1024;
 
 /** Checks what a build left behind: everything is read again, nothing is taken from the build's row but what it claims. */

@@ -336,7 +336,7 @@ export type Build = Message<"unkey.builder.v1.Build"> & {
   provenanceAssetId: string;
 
   /**
-   * The list of packages in the root filesystem (SPDX), when completed.
+   * The package list in the root filesystem (SPDX), when completed.
    *
    * @generated from field: string sbom_asset_id = 15;
    */
