@@ -334,9 +334,7 @@ test("bounds: too many bytes, too many packages, and a list that still says so",
   );
   const cut = scan({ "lib/apk/db/installed": long });
   assert.ok(cut.packages.length > 8_000 && cut.packages.length < 12_000);
-  assert.deepEqual(cut.unread, [
-    { path: "lib/apk/db/installed", problem: "the package list would become too long" },
-  ]);
+  assert.deepEqual(cut.unread, [{ path: "lib/apk/db/installed", problem: "the package list would become too long" }]);
 
   const unread = scan(
     Object.fromEntries(Array.from({ length: 1500 }, (_, n) => [`node_modules/p${n}/package.json`, "{"])),
