@@ -61,6 +61,8 @@ export const parallelLayers = Math.min(4, availableParallelism());
 const imageName = "rootfs";
 /** A worker makes a handful. */
 const maxFiles = 64;
+/** builderd's own database, and what else is on its disk, must be able to go on. */
+const reserveBytes = 512 * mib;
 const openFiles = 1024; // two for each layer of the largest image, and Node's own
 const processes = 64; // threads count: Node has about twelve
 
@@ -132,7 +134,7 @@ export class SandboxedWorkers implements ImageWorkers {
 
   #jobOptions(directory: string) {
     const { diskBytes, log } = this.#options;
-    return { directory: join(directory, "out"), usage: { bytes: diskBytes, files: maxFiles }, log };
+    return { directory: join(directory, "out"), usage: { bytes: diskBytes, files: maxFiles, reserveBytes }, log };
   }
 }
 

@@ -46,8 +46,15 @@ export async function runJob(
   const onAbort = (): void => condemn(signal.reason);
   if (signal.aborted) onAbort();
   signal.addEventListener("abort", onAbort, { once: true });
-  using _watch = watchUsage(directory, usage, () =>
-    condemn(new ServiceError("BUILD_DISK_EXCEEDED", `the build took more than ${formatBytes(usage.bytes)} of disk`)),
+  using _watch = watchUsage(directory, usage, (excess) =>
+    condemn(
+      new ServiceError(
+        "BUILD_DISK_EXCEEDED",
+        excess === "disk"
+          ? "the disk that builds share is almost full"
+          : `the build took more than ${formatBytes(usage.bytes)} of disk`,
+      ),
+    ),
   );
   let farewell: NodeJS.Timeout | undefined;
   try {
