@@ -3,7 +3,8 @@ import type { Place } from "./blob-store.ts";
 import { isForeignDigest, parseSha256 } from "./digest.ts";
 import { answerJson, type Exchange } from "./exchange.ts";
 import { ociIndexType } from "./manifest-document.ts";
-import type { ManifestStore, ReferrerRow } from "./manifest-store.ts";
+import type { ManifestStore } from "./manifest-store.ts";
+import type { ReferrerRow, ReferrerStore } from "./referrer-store.ts";
 
 const maxPage = 1000;
 /** A list of referrers is a manifest to its reader, and no larger than one may be. */
@@ -12,9 +13,11 @@ const maxReferrersBytes = 4 * 1024 * 1024;
 /** Lists of what was pushed: tags, referrers and repositories, in pages. */
 export class DiscoveryService {
   readonly #manifests: ManifestStore;
+  readonly #referrers: ReferrerStore;
 
-  constructor(manifests: ManifestStore) {
-    this.#manifests = manifests;
+  constructor(deps: { readonly manifests: ManifestStore; readonly referrers: ReferrerStore }) {
+    this.#manifests = deps.manifests;
+    this.#referrers = deps.referrers;
   }
 
   async tags(exchange: Exchange, place: Place): Promise<void> {
@@ -42,7 +45,7 @@ export class DiscoveryService {
     const artifactType = exchange.query.get("artifactType") ?? "";
     const last = exchange.query.get("last") ?? "";
     const wanted = { subject, artifactType, last, limit: maxPage, maxBytes: maxReferrersBytes };
-    const { rows, more } = await this.#manifests.referrers(place, wanted);
+    const { rows, more } = await this.#referrers.list(place, wanted);
     const next = more ? rows.at(-1)?.digest : undefined;
     const query = new URLSearchParams({ ...(artifactType === "" ? {} : { artifactType }), last: next ?? "" });
     answerJson(

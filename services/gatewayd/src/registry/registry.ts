@@ -10,6 +10,7 @@ import { DiscoveryService } from "./discovery.ts";
 import { ManifestStore } from "./manifest-store.ts";
 import { ManifestService } from "./manifests.ts";
 import { PushedImages } from "./pushed-images.ts";
+import { ReferrerStore } from "./referrer-store.ts";
 import type { RegistryGate } from "./registry-gate.ts";
 import { RegistryHandler } from "./registry-handler.ts";
 import { SweepStore } from "./sweep-store.ts";
@@ -64,7 +65,7 @@ export function assembleRegistry(deps: RegistryDeps): {
     clock,
     released: sweep,
   });
-  const discovery = new DiscoveryService(manifestStore);
+  const discovery = new DiscoveryService({ manifests: manifestStore, referrers: new ReferrerStore(sql) });
   return {
     handler: new RegistryHandler({ gate, blobs, uploads: uploadService, manifests, discovery, log, metrics, abort }),
     sweeper,
