@@ -139,7 +139,7 @@ export const errorCatalogue = {
   PROVENANCE_INVALID: {
     code: "failed_precondition",
     nextStep:
-      "Build the image again; after a change of keys, list the earlier key in UNKEY_METALD_PROVENANCE_KEYS_FILE.",
+      "Build the image again; after a change of keys, add the earlier key to the file that UNKEY_METALD_PROVENANCE_KEYS_FILE names.",
   },
   METERING_REFUSED: { code: "resource_exhausted", nextStep: "Give billaged room for its log, then boot the VM again." },
   // Certificates
