@@ -1,13 +1,18 @@
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 
+/** The thread takes some 20 MiB: it ends when nothing has been asked of it for so long. */
+const restMs = 10_000;
+
 /**
  * Copies the log of a database into its file from a thread with a connection of its own: copying and its syncs take from
- * milliseconds to seconds. Writers go on meanwhile. The thread is started when it is first needed.
+ * milliseconds to seconds. Writers go on meanwhile. The thread is started when it is needed.
  */
 export class Checkpointer implements AsyncDisposable {
   readonly #path: string;
   #worker: Worker | undefined;
+  #rest: NodeJS.Timeout | undefined;
+  #ending: Promise<void> = Promise.resolve();
 
   constructor(path: string) {
     this.#path = path;
@@ -15,10 +20,15 @@ export class Checkpointer implements AsyncDisposable {
 
   /** One checkpoint, of what was in the log when it began. Only one at a time. */
   async run(): Promise<void> {
-    this.#worker ??= this.#start();
-    this.#worker.postMessage("checkpoint");
-    const [{ failure }] = (await once(this.#worker, "message")) as [{ failure: string | undefined }];
-    if (failure !== undefined) throw new Error(failure);
+    clearTimeout(this.#rest);
+    const worker = (this.#worker ??= this.#start());
+    try {
+      worker.postMessage("checkpoint");
+      const [{ failure }] = (await once(worker, "message")) as [{ failure: string | undefined }];
+      if (failure !== undefined) throw new Error(failure);
+    } finally {
+      this.#rest = setTimeout(() => this.#end(), restMs).unref();
+    }
   }
 
   #start(): Worker {
@@ -27,20 +37,26 @@ export class Checkpointer implements AsyncDisposable {
       execArgv: [], // what the process preloads is not for this thread
       resourceLimits: { maxOldGenerationSizeMb: 32, maxYoungGenerationSizeMb: 4 },
     });
-    worker.on("error", () => undefined); // `once` above has it, or the next start does
-    worker.once("exit", () => {
-      this.#worker = undefined;
+    worker.on("error", () => {
+      if (this.#worker === worker) this.#worker = undefined; // whoever waits is told; the next one gets a new thread
     });
     worker.unref();
     return worker;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  #end(): void {
     const worker = this.#worker;
     if (worker === undefined) return;
+    this.#worker = undefined;
     worker.ref();
-    const ended = once(worker, "exit");
     worker.postMessage("close");
-    await ended;
+    this.#ending = once(worker, "exit").then(() => undefined);
+    this.#ending.catch(() => undefined); // its error is the same end
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearTimeout(this.#rest);
+    this.#end();
+    await this.#ending.catch(() => undefined);
   }
 }
