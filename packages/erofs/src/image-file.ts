@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { type FileHandle, open, rm } from "node:fs/promises";
 import { ServiceError } from "@unkey/base";
 
@@ -6,13 +5,11 @@ const bufferBytes = 2 * 1024 * 1024;
 const bufferCount = 3;
 
 /**
- * A file written from its first byte to its last and hashed on the way. Bytes gather in one buffer while the others are
- * written by the thread pool; a full buffer is hashed here meanwhile.
+ * A file written from its first byte to its last. Bytes gather in one buffer while the others are written by the thread pool.
  */
 export class ImageFile implements AsyncDisposable {
   readonly #handle: FileHandle;
   readonly #path: string;
-  readonly #hash = createHash("sha256");
   /** Buffers ready to be filled. */
   readonly #spare: Buffer[] = [];
   #buffer: Buffer = Buffer.allocUnsafeSlow(bufferBytes);
@@ -71,7 +68,6 @@ export class ImageFile implements AsyncDisposable {
     this.#writes.push(this.#write(full, bytes, this.#written));
     this.#written += this.#used;
     this.#used = 0;
-    this.#hash.update(bytes);
     if (this.#writes.length === bufferCount) await this.#writes.shift();
     this.#throwIfFailed();
     this.#buffer = this.#spare.pop() ?? Buffer.allocUnsafeSlow(bufferBytes);
@@ -92,13 +88,13 @@ export class ImageFile implements AsyncDisposable {
   }
 
   /** Ends the file; until then, disposing removes it. */
-  async finish(signal: AbortSignal): Promise<{ sizeBytes: number; digest: `sha256:${string}` }> {
+  async finish(signal: AbortSignal): Promise<{ sizeBytes: number }> {
     await this.makeRoom(signal);
     await Promise.all(this.#writes);
     this.#throwIfFailed();
     signal.throwIfAborted();
     this.#kept = true;
-    return { sizeBytes: this.#written, digest: `sha256:${this.#hash.digest("hex")}` };
+    return { sizeBytes: this.#written };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

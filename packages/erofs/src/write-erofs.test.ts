@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { mkdtemp, open, readdir, readFile, rm, stat, symlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,6 +9,7 @@ import {
   contentStream,
   directoryOf,
   expectedPaths,
+  fileDigest,
   fileOf,
   filesOf,
   metadataOf,
@@ -30,11 +30,10 @@ async function scratch(context: TestContext): Promise<string> {
 
 /** Writes a tree and compares what the kernel shows with what the tree says, path by path. */
 async function compare(context: TestContext, root: ErofsDirectory): Promise<string> {
-  const { imagePath, digest, sizeBytes } = await writeImage(await scratch(context), root);
+  const { imagePath, sizeBytes } = await writeImage(await scratch(context), root);
   checkImage(imagePath);
   const bytes = await readFile(imagePath);
   assert.equal(bytes.length, sizeBytes);
-  assert.equal(`sha256:${createHash("sha256").update(bytes).digest("hex")}`, digest);
   assert.deepEqual(seenPaths(readImage(imagePath)), expectedPaths(root));
   return imagePath;
 }
@@ -298,18 +297,9 @@ test("the same input gives the same bytes, whatever the chunks and the order of 
   }
   const files = filesOf(reversed);
   const shuffled: ErofsDirectory = { ...reversed, children: new Map([...reversed.children].toReversed()) };
-  digests.add(
-    (
-      await writeErofs({
-        root: shuffled,
-        files,
-        content: contentStream(files),
-        imagePath: join(directory, "image"),
-        identity: "test",
-        signal,
-      })
-    ).digest,
-  );
+  const imagePath = join(directory, "shuffled");
+  await writeErofs({ root: shuffled, files, content: contentStream(files), imagePath, identity: "test", signal });
+  digests.add(fileDigest(imagePath));
   assert.equal(digests.size, 1);
 });
 

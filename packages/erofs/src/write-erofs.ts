@@ -36,8 +36,6 @@ export interface ErofsOptions {
 
 export interface ErofsImage {
   readonly sizeBytes: number;
-  /** Of the whole image, computed while it was written. */
-  readonly digest: `sha256:${string}`;
 }
 
 /**

@@ -67,7 +67,7 @@ export function assetHandlers({
     },
     async finishUpload({ tenantId, assetId, digest, sizeBytes }, context) {
       const upload = { owner: toOwner(tenantId), id: toAssetId(assetId) };
-      const content = { digest: toDigest(digest), sizeBytes: toNumber(sizeBytes) };
+      const content = { expected: digest === "" ? undefined : toDigest(digest), sizeBytes: toNumber(sizeBytes) };
       return toAsset(await uploads.finish({ ...upload, ...content }, callerOf(context).signal));
     },
     async cancelUpload({ tenantId, assetId }) {

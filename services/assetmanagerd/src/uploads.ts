@@ -63,7 +63,7 @@ export class Uploads {
     const { id } = await uploads.begin(wish, quotaOf(owner), clock.nowMs());
     try {
       await this.append({ owner, id, offset: 0, declaredBytes: sizeBytes }, chunks, signal);
-      return await this.finish({ owner, id, digest, sizeBytes }, signal);
+      return await this.finish({ owner, id, expected: digest, sizeBytes }, signal);
     } catch (error) {
       await this.#discard({ owner, id });
       throw error;
@@ -140,15 +140,25 @@ export class Uploads {
   }
 
   finish(
-    { owner, id, digest, sizeBytes }: UploadAddress & { readonly digest: Digest; readonly sizeBytes: number },
+    {
+      owner,
+      id,
+      expected,
+      sizeBytes,
+    }: UploadAddress & {
+      /** undefined: whatever the bytes' digest is. */
+      readonly expected: Digest | undefined;
+      readonly sizeBytes: number;
+    },
     signal: AbortSignal,
   ): Promise<Asset> {
     const { uploads, incoming, stored, clock } = this.#deps;
+    const isExpected = (digest: Digest | undefined): boolean => expected === undefined || digest === expected;
     return this.#turns.alone(id, signal, async (joined) => {
       const upload = await uploads.find(owner, id, clock.nowMs());
       if (upload.state !== "uploading") {
         // The answer to an earlier call was lost.
-        if (upload.state === "available" && upload.digest === digest && upload.sizeBytes === sizeBytes) return upload;
+        if (upload.state === "available" && isExpected(upload.digest) && upload.sizeBytes === sizeBytes) return upload;
         throw new ServiceError("ASSET_NOT_UPLOADING", `asset ${upload.id} is in state ${upload.state}`);
       }
       const { receivedBytes } = upload;
@@ -158,9 +168,12 @@ export class Uploads {
         });
       }
       await incoming.settle(id, receivedBytes).catch((error: unknown) => this.#noteLoss(upload, error));
-      const actual = await this.#digestOf(id, receivedBytes, joined);
-      if (actual !== digest) {
-        throw new ServiceError("ASSET_DIGEST_MISMATCH", `the bytes have the digest ${actual}, ${digest} was declared`);
+      const digest = await this.#digestOf(id, receivedBytes, joined);
+      if (!isExpected(digest)) {
+        throw new ServiceError(
+          "ASSET_DIGEST_MISMATCH",
+          `the bytes have the digest ${digest}, ${expected} was declared`,
+        );
       }
       const asset = await stored.lock.run(digest, async () => {
         const identity = await stored.take({ digest, sizeBytes, path: incoming.path(id), owner }, joined);

@@ -237,7 +237,7 @@ async function perform(world: World, step: Step): Promise<void> {
     const file = receivedBytes === 0 ? [] : await Array.fromAsync(incoming.read(upload.id, signal));
     const sent = Buffer.concat(file).subarray(0, receivedBytes);
     await manager.uploads.finish(
-      { owner: upload.owner, id: upload.id, digest: digestOf(sent), sizeBytes: sent.length },
+      { owner: upload.owner, id: upload.id, expected: digestOf(sent), sizeBytes: sent.length },
       signal,
     );
   } else if (step.kind === "cancel" && upload !== undefined) {

@@ -91,7 +91,7 @@ switch (point) {
     const upload = { owner: "" as const, id: (await manager.uploads.begin(declaration, "key")).id };
     const { receivedBytes } = await manager.uploads.begin(declaration, "key");
     await manager.uploads.append({ ...upload, offset: receivedBytes }, chunks(Infinity), signal);
-    await manager.uploads.finish({ ...upload, digest: declaration.digest, sizeBytes: declaration.sizeBytes }, signal);
+    await manager.uploads.finish({ ...upload, expected: declaration.digest, sizeBytes: declaration.sizeBytes }, signal);
     break;
   }
   default:

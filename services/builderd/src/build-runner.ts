@@ -241,15 +241,14 @@ export class BuildRunner {
     const { assets, attester, clock } = this.#deps;
     const { build } = progress;
     const { recipe, rootfs, signatures } = made;
-    const { digest, sizeBytes, imagePath: path } = rootfs;
+    const { sizeBytes, imagePath: path } = rootfs;
     const { tenantId } = build;
-    const { assetId } = await assets.store(
+    const { assetId, digest } = await assets.store(
       {
         tenantId,
         uploadKey: `rootfs of ${build.buildId}`,
         name: source.name.slice(0, 255),
         path,
-        digest,
         sizeBytes,
         labels: rootfsLabels(recipe),
       },

@@ -138,8 +138,6 @@ export interface RootfsFile {
   readonly uploadKey: string;
   readonly name: string;
   readonly path: string;
-  /** Of the file, as its maker says; whoever stores it counts again. */
-  readonly digest: string;
   readonly sizeBytes: number;
   readonly labels: Readonly<Record<string, string>>;
 }
@@ -180,7 +178,7 @@ export interface AssetRegistry {
     file: RootfsFile,
     signal: AbortSignal,
     onBytes: (done: number, total: number) => void,
-  ): Promise<{ readonly assetId: AssetId; readonly sizeBytes: number }>;
+  ): Promise<{ readonly assetId: AssetId; readonly digest: string }>;
   /** An image that the tenant pushed to the platform. */
   pushedImage(image: {
     readonly tenantId: TenantId;

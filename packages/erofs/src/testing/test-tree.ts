@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ErofsDirectory, ErofsFile, ErofsMetadata, ErofsNode, ErofsRange } from "../tree.ts";
 import { type ErofsImage, writeErofs } from "../write-erofs.ts";
@@ -71,11 +72,15 @@ export async function* contentStream(
   }
 }
 
+export function fileDigest(path: string): string {
+  return createHash("sha256").update(readFileSync(path)).digest("hex");
+}
+
 export async function writeImage(
   directory: string,
   root: ErofsDirectory,
   options: { name?: string; chunkBytes?: readonly number[] } = {},
-): Promise<ErofsImage & { imagePath: string }> {
+): Promise<ErofsImage & { imagePath: string; digest: string }> {
   const imagePath = join(directory, options.name ?? "image");
   const files = filesOf(root);
   const image = await writeErofs({
@@ -86,7 +91,7 @@ export async function writeImage(
     identity: "test",
     signal: new AbortController().signal,
   });
-  return { ...image, imagePath };
+  return { ...image, imagePath, digest: fileDigest(imagePath) };
 }
 
 const typeBits = {

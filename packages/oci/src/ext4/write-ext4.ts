@@ -1,5 +1,4 @@
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { mkdir, mkdtemp, open, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { mib, ServiceError } from "@unkey/base";
@@ -55,7 +54,7 @@ const configText = `[fs_types]\n${["floppy", "small", "big", "huge"].map((type) 
  * inodes as it goes, which is also how the script for debugfs knows them. Throws ROOTFS_TOOL_MISSING, ROOTFS_WRITE_FAILED,
  * ROOTFS_DISK_FULL, or IMAGE_UNSUPPORTED for a name that debugfs cannot be told.
  */
-export async function writeExt4(options: Ext4Options): Promise<{ sizeBytes: number; digest: `sha256:${string}` }> {
+export async function writeExt4(options: Ext4Options): Promise<{ sizeBytes: number }> {
   const { root, files, content, imagePath, identity, signal } = options;
   const names = namesOf((each) => visitTree(root, each));
   const scratch = await mkdtemp(join(options.scratchDirectory, "ext4-"));
@@ -102,7 +101,7 @@ export async function writeExt4(options: Ext4Options): Promise<{ sizeBytes: numb
       harmless: /^debugfs \d/,
       signal,
     });
-    return { sizeBytes, digest: await digestOfFile(imagePath, signal) };
+    return { sizeBytes };
   } catch (error) {
     await rm(imagePath, { force: true });
     throw error;
@@ -163,15 +162,6 @@ function imageBytes(names: ReadonlyMap<TreeNode, readonly ByteString[]>): number
   }
   const inodes = blocks((names.size + 64) * inodeBytes * 2);
   return Math.ceil(((total + inodes) * 1.05 + (16 * mib) / blockBytes) / 256) * 256 * blockBytes;
-}
-
-async function digestOfFile(path: string, signal: AbortSignal): Promise<`sha256:${string}`> {
-  const hash = createHash("sha256");
-  for await (const chunk of createReadStream(path, { highWaterMark: mib })) {
-    signal.throwIfAborted();
-    hash.update(chunk as Buffer);
-  }
-  return `sha256:${hash.digest("hex")}`;
 }
 
 /** A version 8 UUID (RFC 9562: the form for derived values) of a text. */

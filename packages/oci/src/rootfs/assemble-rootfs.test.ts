@@ -146,15 +146,14 @@ test("an image holds exactly what its layers say, as the kernel reads it", { ski
   });
 });
 
-test("the same layers give the same bytes, however they are compressed; the digest is the file's", async () => {
+test("the same layers give the same bytes, however they are compressed", async () => {
   const digests = new Set<string>();
   for (const compress of [gzipSync, zstdCompressSync, (bytes: Buffer) => bytes]) {
     const layers = [lower, upper].map((entries) => ({ archive: tarOf(entries), stored: compress(tarOf(entries)) }));
-    await withImage(layers, {}, async ({ imagePath, digest, sizeBytes }) => {
+    await withImage(layers, {}, async ({ imagePath, sizeBytes }) => {
       const bytes = await readFile(imagePath);
       assert.equal(bytes.length, sizeBytes);
-      assert.equal(digestOf(bytes), digest);
-      digests.add(digest);
+      digests.add(digestOf(bytes));
     });
   }
   assert.equal(digests.size, 1);

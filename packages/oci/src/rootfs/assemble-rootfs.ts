@@ -51,8 +51,6 @@ export interface RootfsFacts {
 
 export interface AssembledRootfs extends RootfsFacts {
   readonly sizeBytes: number;
-  /** Of the image file. */
-  readonly digest: string;
   /** What `wanted` chose, by path. */
   readonly captured: ReadonlyMap<ByteString, Buffer>;
 }
@@ -95,7 +93,7 @@ export async function assembleRootfs(options: AssembleRootfsOptions): Promise<As
 
   const captured = new Map<ByteString, Buffer>();
   for (const [path, file] of plan.wanted) captured.set(path, await contents.read(file));
-  return { passwd, group, droppedXattrs, captured, sizeBytes: image.sizeBytes, digest: image.digest };
+  return { passwd, group, droppedXattrs, captured, sizeBytes: image.sizeBytes };
 }
 
 async function mergeLayers(

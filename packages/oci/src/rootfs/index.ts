@@ -1,5 +1,4 @@
 /* What a process needs that only makes root filesystems of layers: nothing here knows a registry. */
-export { isDigest } from "../digest.ts";
 export { type UnpackLayerOptions, unpackLayer } from "../layer/unpack-layer.ts";
 export {
   type AssembledRootfs,

@@ -1,8 +1,9 @@
+import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import { type Asset, AssetKind, AssetService, AssetState, type UploadAssetRequestSchema } from "@unkey/api/asset";
-import { type AssetId, backoffDelayMs, type Clock, isServiceError, mib, parseId } from "@unkey/base";
+import { backoffDelayMs, type Clock, isServiceError, mib, parseId } from "@unkey/base";
 import { callOptions, type RpcChannel } from "@unkey/rpc";
 import type { AssetRegistry, RootfsFile } from "../ports.ts";
 import { PushedImage, type PushedImageOptions } from "./pushed-image.ts";
@@ -29,15 +30,11 @@ export class RpcAssetRegistry implements AssetRegistry {
 
   async store(file: RootfsFile, signal: AbortSignal, onBytes: (done: number, total: number) => void) {
     const { sizeBytes } = file;
-    const found = await this.#find(file, signal);
-    if (found !== undefined) return { assetId: found, sizeBytes };
     for (let attempt = 1; ; attempt++) {
       try {
-        const asset =
-          (await this.#handOver(file, signal)) ??
-          (await this.#client.uploadAsset(parts(file, onBytes), callOptions({ signal })));
+        const asset = (await this.#handOver(file, signal)) ?? (await this.#send(file, signal, onBytes));
         onBytes(sizeBytes, sizeBytes);
-        return { assetId: parseId("asset", asset.assetId, "asset_id"), sizeBytes };
+        return { assetId: parseId("asset", asset.assetId, "asset_id"), digest: asset.digest };
       } catch (error) {
         if (attempt === attempts || !isServiceError(error) || error.code !== "unavailable") throw error;
         await this.#clock.sleep(backoffDelayMs(backoff, attempt - 1), signal);
@@ -56,19 +53,19 @@ export class RpcAssetRegistry implements AssetRegistry {
 
   /** Where assetmanagerd is on this host and takes our files, nothing is sent; undefined where it does not. */
   async #handOver(file: RootfsFile, signal: AbortSignal): Promise<Asset | undefined> {
-    const { tenantId, uploadKey, name, path, digest, sizeBytes, labels } = file;
+    const { tenantId, uploadKey, name, path, sizeBytes, labels } = file;
     const options = callOptions({ signal });
     let upload: Asset | undefined;
     try {
       const wish = { tenantId, uploadKey, name, kind: AssetKind.ROOTFS, labels: { ...labels } };
       upload = await this.#client.beginUpload(wish, options);
+      if (upload.state === AssetState.AVAILABLE) return upload; // an earlier try of the same build
       const { assetId } = upload;
-      if (upload.state === AssetState.AVAILABLE && upload.digest === digest) return upload;
       async function* header() {
         yield { part: { case: "header" as const, value: { tenantId, assetId, offset: 0n, sourcePath: path } } };
       }
       if (upload.receivedBytes === 0n) await this.#client.appendUpload(header(), options);
-      return await this.#client.finishUpload({ tenantId, assetId, digest, sizeBytes: BigInt(sizeBytes) }, options);
+      return await this.#client.finishUpload({ tenantId, assetId, sizeBytes: BigInt(sizeBytes) }, options);
     } catch (error) {
       if (!isServiceError(error, "ASSET_SOURCE_REFUSED") && !isServiceError(error, "UNIMPLEMENTED")) throw error;
       if (upload !== undefined) await this.#client.cancelUpload({ tenantId, assetId: upload.assetId }, options);
@@ -76,21 +73,33 @@ export class RpcAssetRegistry implements AssetRegistry {
     }
   }
 
+  async #send(file: RootfsFile, signal: AbortSignal, onBytes: (done: number, total: number) => void): Promise<Asset> {
+    const hash = createHash("sha256");
+    for await (const chunk of chunksOf(file.path)) {
+      signal.throwIfAborted();
+      hash.update(chunk);
+    }
+    const digest = `sha256:${hash.digest("hex")}`;
+    const found = await this.#find(file, digest, signal);
+    if (found !== undefined) return found;
+    return this.#client.uploadAsset(parts(file, digest, onBytes), callOptions({ signal }));
+  }
+
   /** What an earlier try stored before its process died. */
-  async #find({ tenantId, digest, labels }: RootfsFile, signal: AbortSignal): Promise<AssetId | undefined> {
+  async #find({ tenantId, labels }: RootfsFile, digest: string, signal: AbortSignal): Promise<Asset | undefined> {
     const { assets } = await this.#client.listAssets(
-      { tenantId, kind: AssetKind.ROOTFS, labels: { ...labels }, pageSize: 10 },
+      { tenantId, kind: AssetKind.ROOTFS, labels: { ...labels }, digest, pageSize: 10 },
       callOptions({ signal, timeoutMs: callTimeoutMs }),
     );
-    const same = assets.find(
+    return assets.find(
       (asset) => asset.tenantId === tenantId && asset.digest === digest && asset.state === AssetState.AVAILABLE,
     );
-    return same && parseId("asset", same.assetId, "asset_id");
   }
 }
 
 async function* parts(
-  { tenantId, name, path, digest, sizeBytes, labels }: RootfsFile,
+  { tenantId, name, path, sizeBytes, labels }: RootfsFile,
+  digest: string,
   onBytes: (done: number, total: number) => void,
 ): AsyncGenerator<MessageInitShape<typeof UploadAssetRequestSchema>> {
   const header = {
@@ -103,9 +112,13 @@ async function* parts(
   };
   yield { part: { case: "header", value: header } };
   let done = 0;
-  for await (const chunk of createReadStream(path, { highWaterMark: chunkBytes }) as AsyncIterable<Buffer>) {
+  for await (const chunk of chunksOf(path)) {
     yield { part: { case: "chunk", value: chunk } };
     done += chunk.length;
     onBytes(done, sizeBytes);
   }
+}
+
+function chunksOf(path: string): AsyncIterable<Buffer> {
+  return createReadStream(path, { highWaterMark: chunkBytes });
 }

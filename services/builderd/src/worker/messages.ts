@@ -1,7 +1,6 @@
 import type { PackageList } from "@unkey/attest";
 import { type ErrorReason, errorCatalogue, ServiceError } from "@unkey/base";
 import type { Digest, ImageLimits } from "@unkey/oci";
-import { isDigest } from "@unkey/oci/rootfs";
 import type { SetuidPolicy } from "../domain/policy.ts";
 import { FrameError } from "./frames.ts";
 
@@ -30,10 +29,9 @@ export interface AssembleJob {
 /** What a worker is told, once and first. */
 export type Job = UnpackJob | AssembleJob;
 
-/** What a worker says of the image that it has made. The bytes are digested again by whoever stores them. */
+/** What a worker says of the image that it has made. Its digest is counted by whoever stores it. */
 export interface AssembledRootfs {
   readonly sizeBytes: number;
-  readonly digest: Digest;
   readonly passwd: string;
   readonly group: string;
   readonly droppedXattrs: readonly string[];
@@ -84,11 +82,8 @@ export function parseAnswer(message: unknown): Answer {
 }
 
 function parseRootfs(message: unknown): AssembledRootfs {
-  const digest = text(message, "digest", 200);
-  if (!isDigest(digest)) throw new FrameError("digest is none");
   return {
     sizeBytes: count(message, "sizeBytes"),
-    digest,
     passwd: text(message, "passwd", maxTextLength),
     group: text(message, "group", maxTextLength),
     droppedXattrs: list(message, "droppedXattrs", 64, (item) => line(item, "droppedXattrs", 300)),

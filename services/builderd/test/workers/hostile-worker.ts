@@ -29,7 +29,6 @@ function tell(facts: unknown): void {
 const forever = (): void => void setInterval(() => undefined, 1000);
 const rootfs = {
   sizeBytes: 5,
-  digest: `sha256:${"0".repeat(64)}`,
   passwd: "",
   group: "",
   droppedXattrs: [],
