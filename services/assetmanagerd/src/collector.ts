@@ -28,7 +28,7 @@ export interface Collection {
 const censusSize = 250;
 /** Rows that a transaction changes: as many as take about so long, since it holds the database meanwhile. */
 const sliceTargetMs = 6;
-const sliceSizes = { first: 200, least: 20, most: 1000 };
+const sliceSizes = { first: 200, least: 20, most: 400 };
 /** What a pass may mark and sweep in all, so that its answer fits a message; what is left over waits for the next. */
 const maxPerPass = 100_000;
 const maxLogged = 10;
