@@ -176,6 +176,20 @@ for (const [method, step] of [
   });
 }
 
+test("a build that ended because its registry was away is not waited for: asking again finds the same end", async () => {
+  around.builderd.finish = async (build) => {
+    build.state = BuildState.FAILED;
+    build.failure = create(BuildFailureSchema, {
+      reason: "REGISTRY_UNAVAILABLE",
+      message: "the registry is away",
+      nextStep: "Wait.",
+    });
+  };
+  const asked = around.builderd.calls.length;
+  assertFailed(await deployAndWait(gateway.client(), { app: "away" }), "build", "REGISTRY_UNAVAILABLE");
+  assert.deepEqual(around.builderd.calls.slice(asked), ["buildImage", "watchBuild", "cancelBuild"]);
+});
+
 test("a failed release leaves the one before serving", async () => {
   const client = gateway.client();
   const good = await deployAndWait(client, { app: "steady" });

@@ -4,7 +4,7 @@ import { type DeploymentId, type ErrorReason, errorCatalogue, formatBytes, Servi
 import type { Platform } from "../adapters/platform.ts";
 import { planProcess } from "../domain/release-plan.ts";
 import type { WorkStore } from "../store/work-store.ts";
-import type { Step, Work } from "./step.ts";
+import { BuildFailed, type Step, type Work } from "./step.ts";
 
 /** Registry logins of deployments under way. They live in the memory of the replica that accepted them, nowhere else. */
 export type CredentialVault = Map<DeploymentId, RegistryCredentials>;
@@ -104,7 +104,7 @@ function describe(build: Build): string {
 function failureOf(build: Build): ServiceError {
   if (build.failure) {
     const { reason, message, nextStep } = build.failure;
-    if (Object.hasOwn(errorCatalogue, reason)) return new ServiceError(reason as ErrorReason, message, { nextStep });
+    if (Object.hasOwn(errorCatalogue, reason)) return new BuildFailed(reason as ErrorReason, message, { nextStep });
     return new ServiceError("FAILED_PRECONDITION", message, { nextStep, metadata: { peerReason: reason } });
   }
   if (build.state === BuildState.CANCELLED) {

@@ -6,7 +6,7 @@ import type { DeploymentRow } from "../store/rows.ts";
 import { type Claim, ClaimLost, type WorkStore } from "../store/work-store.ts";
 import type { CredentialVault } from "./build-step.ts";
 import type { Changes } from "./changes.ts";
-import { describeFailure, GivenUp, type Step, type StepOutcome } from "./step.ts";
+import { BuildFailed, describeFailure, GivenUp, type Step, type StepOutcome } from "./step.ts";
 
 export interface ExecutorDeps {
   readonly store: WorkStore;
@@ -276,7 +276,7 @@ class Run {
           });
         }
         signal.throwIfAborted();
-        const transient = isServiceError(error) && error.code === "unavailable";
+        const transient = isServiceError(error) && error.code === "unavailable" && !(error instanceof BuildFailed);
         if (!transient || clock.nowMs() - startedAtMs >= patienceMs) throw error;
         await onWait(error);
         await clock.sleep(backoffDelayMs(retryBackoff, attempt), signal);

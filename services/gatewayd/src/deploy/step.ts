@@ -43,6 +43,9 @@ export class GivenUp extends Error {
   }
 }
 
+/** A build that has ended without its image: asking again finds the same end, whatever its reason is. */
+export class BuildFailed extends ServiceError {}
+
 /** An app that could not be brought to serve: what the caller needs to see to correct it. */
 export class AppFailed extends ServiceError {
   readonly exit: ExitStatus | undefined;
