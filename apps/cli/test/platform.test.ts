@@ -80,7 +80,7 @@ test("up, deploy, look, stop, pay, kill -9, down: the whole command against the 
     /✓ upload .*\n(?:.*\n)*✓ build .*\n(?:.*\n)*✓ health .*\n(?:.*\n)*hello serves after .* at https:\/\/hello\.localhost:\d+\n$/,
   );
   const { url, vmIds } = (await json("apps", "hello")) as { url: string; vmIds: string[] };
-  assert.match(await ok("vms"), new RegExp(`${vmIds[0]} {2}running`));
+  assert.match(await ok("vms"), new RegExp(`${vmIds[0]} {2}hello {2}running`));
   assert.match(await ok("platform"), /with memory, acceleration none/);
   assert.match(await ok("builds"), /completed/);
   assert.match(await ok("deployments"), /succeeded/);
