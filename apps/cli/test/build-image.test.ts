@@ -205,7 +205,7 @@ test("without an engine that can build it says what each lacks and what to insta
       "  | buildah: not installed",
       "  | docker: a running daemon that this user may speak to is needed; it says: Cannot connect to the daemon. Is it running?",
       "  | podman: not installed",
-      "next:  Install buildah, which needs no daemon (`apt-get install buildah`), or start the one that is there; or deploy an image that was built elsewhere.",
+      "next:  Install buildah, which needs no daemon (`apt-get install buildah crun`), or start the one that is there; or deploy an image that was built elsewhere.",
       "",
     ].join("\n"),
   );

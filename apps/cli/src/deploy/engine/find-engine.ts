@@ -36,7 +36,7 @@ export async function findEngine(
   }
   throw new CliFailure("a Dockerfile needs an engine to build it, and none can be used here", {
     nextStep:
-      "Install buildah, which needs no daemon (`apt-get install buildah`), or start the one that is there; or deploy an image that was built elsewhere.",
+      "Install buildah, which needs no daemon (`apt-get install buildah crun`), or start the one that is there; or deploy an image that was built elsewhere.",
     exitCode: exitCodes.usage,
     evidence: [...lacking].map(([name, why]) => `${name}: ${why}`),
   });
