@@ -82,7 +82,7 @@ test("the gateway's own host means what was pushed, and nothing else", async () 
 
 test("every other reference means what it means without a registry of our own", async () => {
   await push("taken", "v1");
-  for (const reference of ["taken:v2", "never-pushed:v1", "localhost:5000/taken:v1", "docker.io/library/taken:v1"]) {
+  for (const reference of ["never-pushed:v1", "localhost:5000/taken:v1", "docker.io/library/taken:v1"]) {
     const { deployment, source } = await deployed(reference, { app: "taken" });
     assert.equal(source?.case, "reference", reference);
     assert.equal(source?.value, reference);
@@ -92,6 +92,11 @@ test("every other reference means what it means without a registry of our own", 
   const { source, credentials } = await deployed("taken:v1", { app: "taken", credentials: login });
   assert.equal(source?.case, "reference", "a login says that a registry is meant");
   assert.equal(credentials?.username, "u");
+});
+
+test("a tag that is not there of a name that is ours is refused: nobody else's image of the name is meant", async () => {
+  await push("typed", "v1");
+  await assert.rejects(deployed("typed:v2", { app: "typed" }), /typed:v2 was not pushed to the platform/);
 });
 
 test("a pushed image may be named as such", async () => {

@@ -25,7 +25,8 @@ export class PushedImages {
   /**
    * The image by the digest that its tag has now, when it is one that was pushed here; undefined for every other image.
    * A reference to the gateway's own host can mean nothing else, and throws IMAGE_NOT_FOUND when it was not pushed; a
-   * name without a host means what was pushed here first, unless a login says that a registry is meant.
+   * name without a host means what was pushed here, once anything was pushed under it, unless a login says that a registry is
+   * meant.
    */
   async resolve(
     tenantId: TenantId,
@@ -42,7 +43,12 @@ export class PushedImages {
     if (host !== undefined) {
       return this.#isOwnHost(host) ? this.#pinned(tenantId, parseLocal(rest), true) : undefined;
     }
-    return withCredentials ? undefined : this.#pinned(tenantId, parseLocal(rest), false);
+    if (withCredentials) return undefined;
+    const named = parseLocal(rest);
+    // Who has pushed under the name means that, also with a tag that is mistyped or gone: never a stranger's image of the name.
+    const isOurs =
+      named !== undefined && (await this.#manifests.hasRepository({ tenantId, repository: named.repository }));
+    return this.#pinned(tenantId, named, isOurs);
   }
 
   async #pinned(
