@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file unkey/asset/v1/asset.proto.
  */
 export const file_unkey_asset_v1_asset: GenFile = /*@__PURE__*/
-  fileDesc("Chp1bmtleS9hc3NldC92MS9hc3NldC5wcm90bxIOdW5rZXkuYXNzZXQudjEipQMKBUFzc2V0EhAKCGFzc2V0X2lkGAEgASgJEhEKCXRlbmFudF9pZBgCIAEoCRIMCgRuYW1lGAMgASgJEicKBGtpbmQYBCABKA4yGS51bmtleS5hc3NldC52MS5Bc3NldEtpbmQSKQoFc3RhdGUYBSABKA4yGi51bmtleS5hc3NldC52MS5Bc3NldFN0YXRlEg4KBmRpZ2VzdBgGIAEoCRISCgpzaXplX2J5dGVzGAcgASgEEjEKBmxhYmVscxgIIAMoCzIhLnVua2V5LmFzc2V0LnYxLkFzc2V0LkxhYmVsc0VudHJ5EhUKDWNyZWF0ZWRfYXRfbXMYCSABKAMSFwoPbGFzdF91c2VkX2F0X21zGAogASgDEhMKC2xlYXNlX2NvdW50GAsgASgNEg8KB3ZlcnNpb24YDCABKA0SEwoLYXR0YWNoZWRfdG8YDSABKAkSDAoEa2VlcBgOIAEoCBIWCg5yZWNlaXZlZF9ieXRlcxgPIAEoBBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBItECCgxVcGxvYWRIZWFkZXISEQoJdGVuYW50X2lkGAEgASgJEhgKBG5hbWUYAiABKAlCCrpIB3IFEAEY/wESMwoEa2luZBgDIAEoDjIZLnVua2V5LmFzc2V0LnYxLkFzc2V0S2luZEIKukgHggEEEAEgABIsCgZkaWdlc3QYBCABKAlCHLpIGXIXMhVec2hhMjU2OlswLTlhLWZdezY0fSQSEgoKc2l6ZV9ieXRlcxgFIAEoBBJCCgZsYWJlbHMYBiADKAsyKC51bmtleS5hc3NldC52MS5VcGxvYWRIZWFkZXIuTGFiZWxzRW50cnlCCLpIBZoBAhBAEhwKC2F0dGFjaGVkX3RvGAcgASgJQge6SARyAhhAEgwKBGtlZXAYCCABKAgaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASK7AgoSQmVnaW5VcGxvYWRSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIeCgp1cGxvYWRfa2V5GAIgASgJQgq6SAdyBRABGIABEhgKBG5hbWUYAyABKAlCCrpIB3IFEAEY/wESMwoEa2luZBgEIAEoDjIZLnVua2V5LmFzc2V0LnYxLkFzc2V0S2luZEIKukgHggEEEAEgABJICgZsYWJlbHMYBSADKAsyLi51bmtleS5hc3NldC52MS5CZWdpblVwbG9hZFJlcXVlc3QuTGFiZWxzRW50cnlCCLpIBZoBAhBAEhwKC2F0dGFjaGVkX3RvGAYgASgJQge6SARyAhhAEgwKBGtlZXAYByABKAgaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJzChJBcHBlbmRVcGxvYWRIZWFkZXISEQoJdGVuYW50X2lkGAEgASgJEhsKCGFzc2V0X2lkGAIgASgJQgm6SAZyBBABGEASDgoGb2Zmc2V0GAMgASgEEh0KC3NvdXJjZV9wYXRoGAQgASgJQgi6SAVyAxiAICJ2ChNBcHBlbmRVcGxvYWRSZXF1ZXN0EjQKBmhlYWRlchgBIAEoCzIiLnVua2V5LmFzc2V0LnYxLkFwcGVuZFVwbG9hZEhlYWRlckgAEhoKBWNodW5rGAIgASgMQgm6SAZ6BBiAgEBIAEINCgRwYXJ0EgW6SAIIASKKAQoTRmluaXNoVXBsb2FkUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSGwoIYXNzZXRfaWQYAiABKAlCCbpIBnIEEAEYQBIvCgZkaWdlc3QYAyABKAlCH7pIHHIaMhheKHNoYTI1NjpbMC05YS1mXXs2NH0pPyQSEgoKc2l6ZV9ieXRlcxgEIAEoBCJFChNDYW5jZWxVcGxvYWRSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIbCghhc3NldF9pZBgCIAEoCUIJukgGcgQQARhAIhYKFENhbmNlbFVwbG9hZFJlc3BvbnNlIm8KElVwbG9hZEFzc2V0UmVxdWVzdBIuCgZoZWFkZXIYASABKAsyHC51bmtleS5hc3NldC52MS5VcGxvYWRIZWFkZXJIABIaCgVjaHVuaxgCIAEoDEIJukgGegQYgIBASABCDQoEcGFydBIFukgCCAEiTAoUUmVnaXN0ZXJBc3NldFJlcXVlc3QSNAoGaGVhZGVyGAEgASgLMhwudW5rZXkuYXNzZXQudjEuVXBsb2FkSGVhZGVyQga6SAPIAQEiPwoPR2V0QXNzZXRSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIZCghhc3NldF9pZBgCIAEoCUIHukgEcgIQASLwAgoRTGlzdEFzc2V0c1JlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEicKBGtpbmQYAiABKA4yGS51bmtleS5hc3NldC52MS5Bc3NldEtpbmQSRwoGbGFiZWxzGAMgAygLMi0udW5rZXkuYXNzZXQudjEuTGlzdEFzc2V0c1JlcXVlc3QuTGFiZWxzRW50cnlCCLpIBZoBAhAQEhsKCXBhZ2Vfc2l6ZRgEIAEoDUIIukgFKgMY6AcSEgoKcGFnZV90b2tlbhgFIAEoCRIWCgRuYW1lGAYgASgJQgi6SAVyAxj/ARIPCgd2ZXJzaW9uGAcgASgNEi8KBmRpZ2VzdBgIIAEoCUIfukgcchoyGF4oc2hhMjU2OlswLTlhLWZdezY0fSk/JBIcCgthdHRhY2hlZF90bxgJIAEoCUIHukgEcgIYQBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIlQKEkxpc3RBc3NldHNSZXNwb25zZRIlCgZhc3NldHMYASADKAsyFS51bmtleS5hc3NldC52MS5Bc3NldBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiYwoSUXVlcnlBc3NldHNSZXF1ZXN0EjgKBXF1ZXJ5GAEgASgLMiEudW5rZXkuYXNzZXQudjEuTGlzdEFzc2V0c1JlcXVlc3RCBrpIA8gBARITCgtidWlsZF9pbWFnZRgCIAEoCSJOChNRdWVyeUFzc2V0c1Jlc3BvbnNlEiUKBmFzc2V0cxgBIAMoCzIVLnVua2V5LmFzc2V0LnYxLkFzc2V0EhAKCGJ1aWxkX2lkGAIgASgJIlQKFERvd25sb2FkQXNzZXRSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIZCghhc3NldF9pZBgCIAEoCUIHukgEcgIQARIOCgZvZmZzZXQYAyABKAQiJgoVRG93bmxvYWRBc3NldFJlc3BvbnNlEg0KBWNodW5rGAEgASgMImIKDkFzc2V0UGxhY2VtZW50EhkKCGFzc2V0X2lkGAEgASgJQge6SARyAhABEjUKCWZpbGVfbmFtZRgCIAEoCUIiukgfch0yG15bYS16MC05XVthLXowLTkuXy1dezAsNjN9JCLMAQoUUHJlcGFyZUFzc2V0c1JlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEh0KCWxlYXNlX2tleRgCIAEoCUIKukgHcgUQARiAARI+CgpwbGFjZW1lbnRzGAMgAygLMh4udW5rZXkuYXNzZXQudjEuQXNzZXRQbGFjZW1lbnRCCrpIB5IBBAgBEBASIQoKdGFyZ2V0X2RpchgEIAEoCUINukgKcggQARiACDoBLxIfCghsZWFzZV9tcxgFIAEoBEINukgKMggYgLiZKSjoByJcCgtTdGFnZWRBc3NldBIQCghhc3NldF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEi0KBm1ldGhvZBgDIAEoDjIdLnVua2V5LmFzc2V0LnYxLlN0YWdpbmdNZXRob2QiagoVUHJlcGFyZUFzc2V0c1Jlc3BvbnNlEiQKBWxlYXNlGAEgASgLMhUudW5rZXkuYXNzZXQudjEuTGVhc2USKwoGc3RhZ2VkGAIgAygLMhsudW5rZXkuYXNzZXQudjEuU3RhZ2VkQXNzZXQiaQoFTGVhc2USEAoIbGVhc2VfaWQYASABKAkSEQoJdGVuYW50X2lkGAIgASgJEhEKCWxlYXNlX2tleRgDIAEoCRIRCglhc3NldF9pZHMYBCADKAkSFQoNZXhwaXJlc19hdF9tcxgFIAEoAyJiChFSZW5ld0xlYXNlUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSGQoIbGVhc2VfaWQYAiABKAlCB7pIBHICEAESHwoIbGVhc2VfbXMYAyABKARCDbpICjIIGIC4mSko6AciQwoTUmVsZWFzZUxlYXNlUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSGQoIbGVhc2VfaWQYAiABKAlCB7pIBHICEAEiFgoUUmVsZWFzZUxlYXNlUmVzcG9uc2UiOAoRTGlzdExlYXNlc1JlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhAKCGFzc2V0X2lkGAIgASgJIjsKEkxpc3RMZWFzZXNSZXNwb25zZRIlCgZsZWFzZXMYASADKAsyFS51bmtleS5hc3NldC52MS5MZWFzZSJCChJEZWxldGVBc3NldFJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhkKCGFzc2V0X2lkGAIgASgJQge6SARyAhABIigKFUNvbGxlY3RHYXJiYWdlUmVxdWVzdBIPCgdkcnlfcnVuGAEgASgIImAKFkNvbGxlY3RHYXJiYWdlUmVzcG9uc2USGAoQbWFya2VkX2Fzc2V0X2lkcxgBIAMoCRIXCg9zd2VwdF9hc3NldF9pZHMYAiADKAkSEwoLZnJlZWRfYnl0ZXMYAyABKAQiKwoWR2V0U3RvcmFnZVVzYWdlUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkiZAoMU3RvcmFnZVVzYWdlEhQKDHN0b3JlZF9ieXRlcxgBIAEoBBITCgthc3NldF9jb3VudBgCIAEoBBITCgtxdW90YV9ieXRlcxgDIAEoBBIUCgxxdW90YV9hc3NldHMYBCABKAQq6wEKCUFzc2V0S2luZBIaChZBU1NFVF9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRQVNTRVRfS0lORF9LRVJORUwQARIVChFBU1NFVF9LSU5EX0lOSVRSRBACEhUKEUFTU0VUX0tJTkRfUk9PVEZTEAMSGQoVQVNTRVRfS0lORF9ESVNLX0lNQUdFEAQSFwoTQVNTRVRfS0lORF9TTkFQU0hPVBAFEhkKFUFTU0VUX0tJTkRfUFJPVkVOQU5DRRAGEhMKD0FTU0VUX0tJTkRfU0JPTRAHEhkKFUFTU0VUX0tJTkRfSU1BR0VfQkxPQhAIKpABCgpBc3NldFN0YXRlEhsKF0FTU0VUX1NUQVRFX1VOU1BFQ0lGSUVEEAASGQoVQVNTRVRfU1RBVEVfVVBMT0FESU5HEAESGQoVQVNTRVRfU1RBVEVfQVZBSUxBQkxFEAISGAoUQVNTRVRfU1RBVEVfREVMRVRJTkcQAxIVChFBU1NFVF9TVEFURV9FUlJPUhAEKoIBCg1TdGFnaW5nTWV0aG9kEh4KGlNUQUdJTkdfTUVUSE9EX1VOU1BFQ0lGSUVEEAASHAoYU1RBR0lOR19NRVRIT0RfSEFSRF9MSU5LEAESGgoWU1RBR0lOR19NRVRIT0RfUkVGTElOSxACEhcKE1NUQUdJTkdfTUVUSE9EX0NPUFkQAzKjDwoMQXNzZXRTZXJ2aWNlEmQKC1VwbG9hZEFzc2V0EiIudW5rZXkuYXNzZXQudjEuVXBsb2FkQXNzZXRSZXF1ZXN0GhUudW5rZXkuYXNzZXQudjEuQXNzZXQiGKq7GBQKCGJ1aWxkZXJkCgZtZXRhbGQQAigBEnMKDVJlZ2lzdGVyQXNzZXQSJC51bmtleS5hc3NldC52MS5SZWdpc3RlckFzc2V0UmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkFzc2V0IiWQAgKquxgeCghidWlsZGVyZAoGbWV0YWxkCghnYXRld2F5ZBACEm8KC0JlZ2luVXBsb2FkEiIudW5rZXkuYXNzZXQudjEuQmVnaW5VcGxvYWRSZXF1ZXN0GhUudW5rZXkuYXNzZXQudjEuQXNzZXQiJZACAqq7GB4KCGJ1aWxkZXJkCgZtZXRhbGQKCGdhdGV3YXlkEAIScAoMQXBwZW5kVXBsb2FkEiMudW5rZXkuYXNzZXQudjEuQXBwZW5kVXBsb2FkUmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkFzc2V0IiKquxgeCghidWlsZGVyZAoGbWV0YWxkCghnYXRld2F5ZBACKAEScQoMRmluaXNoVXBsb2FkEiMudW5rZXkuYXNzZXQudjEuRmluaXNoVXBsb2FkUmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkFzc2V0IiWQAgKquxgeCghidWlsZGVyZAoGbWV0YWxkCghnYXRld2F5ZBACEoABCgxDYW5jZWxVcGxvYWQSIy51bmtleS5hc3NldC52MS5DYW5jZWxVcGxvYWRSZXF1ZXN0GiQudW5rZXkuYXNzZXQudjEuQ2FuY2VsVXBsb2FkUmVzcG9uc2UiJZACAqq7GB4KCGJ1aWxkZXJkCgZtZXRhbGQKCGdhdGV3YXlkEAISaQoIR2V0QXNzZXQSHy51bmtleS5hc3NldC52MS5HZXRBc3NldFJlcXVlc3QaFS51bmtleS5hc3NldC52MS5Bc3NldCIlkAIBqrsYHgoIZ2F0ZXdheWQKCGJ1aWxkZXJkCgZtZXRhbGQQAhJ6CgpMaXN0QXNzZXRzEiEudW5rZXkuYXNzZXQudjEuTGlzdEFzc2V0c1JlcXVlc3QaIi51bmtleS5hc3NldC52MS5MaXN0QXNzZXRzUmVzcG9uc2UiJZACAaq7GB4KCGdhdGV3YXlkCghidWlsZGVyZAoGbWV0YWxkEAIScAoLUXVlcnlBc3NldHMSIi51bmtleS5hc3NldC52MS5RdWVyeUFzc2V0c1JlcXVlc3QaIy51bmtleS5hc3NldC52MS5RdWVyeUFzc2V0c1Jlc3BvbnNlIhiquxgUCghnYXRld2F5ZAoGbWV0YWxkEAIShQEKDURvd25sb2FkQXNzZXQSJC51bmtleS5hc3NldC52MS5Eb3dubG9hZEFzc2V0UmVxdWVzdBolLnVua2V5LmFzc2V0LnYxLkRvd25sb2FkQXNzZXRSZXNwb25zZSIlkAIBqrsYHgoGbWV0YWxkCghidWlsZGVyZAoIZ2F0ZXdheWQQAjABEm8KDVByZXBhcmVBc3NldHMSJC51bmtleS5hc3NldC52MS5QcmVwYXJlQXNzZXRzUmVxdWVzdBolLnVua2V5LmFzc2V0LnYxLlByZXBhcmVBc3NldHNSZXNwb25zZSIRkAICqrsYCgoGbWV0YWxkEAISWQoKUmVuZXdMZWFzZRIhLnVua2V5LmFzc2V0LnYxLlJlbmV3TGVhc2VSZXF1ZXN0GhUudW5rZXkuYXNzZXQudjEuTGVhc2UiEZACAqq7GAoKBm1ldGFsZBACEmwKDFJlbGVhc2VMZWFzZRIjLnVua2V5LmFzc2V0LnYxLlJlbGVhc2VMZWFzZVJlcXVlc3QaJC51bmtleS5hc3NldC52MS5SZWxlYXNlTGVhc2VSZXNwb25zZSIRkAICqrsYCgoGbWV0YWxkEAIScAoKTGlzdExlYXNlcxIhLnVua2V5LmFzc2V0LnYxLkxpc3RMZWFzZXNSZXF1ZXN0GiIudW5rZXkuYXNzZXQudjEuTGlzdExlYXNlc1Jlc3BvbnNlIhuQAgGquxgUCghnYXRld2F5ZAoGbWV0YWxkEAISZwoLRGVsZXRlQXNzZXQSIi51bmtleS5hc3NldC52MS5EZWxldGVBc3NldFJlcXVlc3QaFS51bmtleS5hc3NldC52MS5Bc3NldCIdkAICqrsYFgoIZ2F0ZXdheWQKCGJ1aWxkZXJkEAIScQoOQ29sbGVjdEdhcmJhZ2USJS51bmtleS5hc3NldC52MS5Db2xsZWN0R2FyYmFnZVJlcXVlc3QaJi51bmtleS5hc3NldC52MS5Db2xsZWN0R2FyYmFnZVJlc3BvbnNlIhCquxgMCghvcGVyYXRvchADEnYKD0dldFN0b3JhZ2VVc2FnZRImLnVua2V5LmFzc2V0LnYxLkdldFN0b3JhZ2VVc2FnZVJlcXVlc3QaHC51bmtleS5hc3NldC52MS5TdG9yYWdlVXNhZ2UiHZACAaq7GBYKCGdhdGV3YXlkCghidWlsZGVyZBABYgZwcm90bzM", [file_buf_validate_validate, file_unkey_options_v1_options]);
+  fileDesc("Chp1bmtleS9hc3NldC92MS9hc3NldC5wcm90bxIOdW5rZXkuYXNzZXQudjEizwMKBUFzc2V0EhAKCGFzc2V0X2lkGAEgASgJEhEKCXRlbmFudF9pZBgCIAEoCRIMCgRuYW1lGAMgASgJEicKBGtpbmQYBCABKA4yGS51bmtleS5hc3NldC52MS5Bc3NldEtpbmQSKQoFc3RhdGUYBSABKA4yGi51bmtleS5hc3NldC52MS5Bc3NldFN0YXRlEg4KBmRpZ2VzdBgGIAEoCRISCgpzaXplX2J5dGVzGAcgASgEEjEKBmxhYmVscxgIIAMoCzIhLnVua2V5LmFzc2V0LnYxLkFzc2V0LkxhYmVsc0VudHJ5EhUKDWNyZWF0ZWRfYXRfbXMYCSABKAMSFwoPbGFzdF91c2VkX2F0X21zGAogASgDEhMKC2xlYXNlX2NvdW50GAsgASgNEg8KB3ZlcnNpb24YDCABKA0SEwoLYXR0YWNoZWRfdG8YDSABKAkSDAoEa2VlcBgOIAEoCBIWCg5yZWNlaXZlZF9ieXRlcxgPIAEoBBIoCgVwYXJ0cxgQIAMoCzIZLnVua2V5LmFzc2V0LnYxLkFzc2V0UGFydBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBImwKCUFzc2V0UGFydBIQCghhc3NldF9pZBgBIAEoCRIOCgZkaWdlc3QYAiABKAkSEgoKc2l6ZV9ieXRlcxgDIAEoBBIpCgVzdGF0ZRgEIAEoDjIaLnVua2V5LmFzc2V0LnYxLkFzc2V0U3RhdGUi0QIKDFVwbG9hZEhlYWRlchIRCgl0ZW5hbnRfaWQYASABKAkSGAoEbmFtZRgCIAEoCUIKukgHcgUQARj/ARIzCgRraW5kGAMgASgOMhkudW5rZXkuYXNzZXQudjEuQXNzZXRLaW5kQgq6SAeCAQQQASAAEiwKBmRpZ2VzdBgEIAEoCUIcukgZchcyFV5zaGEyNTY6WzAtOWEtZl17NjR9JBISCgpzaXplX2J5dGVzGAUgASgEEkIKBmxhYmVscxgGIAMoCzIoLnVua2V5LmFzc2V0LnYxLlVwbG9hZEhlYWRlci5MYWJlbHNFbnRyeUIIukgFmgECEEASHAoLYXR0YWNoZWRfdG8YByABKAlCB7pIBHICGEASDAoEa2VlcBgIIAEoCBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIt8CChJCZWdpblVwbG9hZFJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEh4KCnVwbG9hZF9rZXkYAiABKAlCCrpIB3IFEAEYgAESGAoEbmFtZRgDIAEoCUIKukgHcgUQARj/ARIzCgRraW5kGAQgASgOMhkudW5rZXkuYXNzZXQudjEuQXNzZXRLaW5kQgq6SAeCAQQQASAAEkgKBmxhYmVscxgFIAMoCzIuLnVua2V5LmFzc2V0LnYxLkJlZ2luVXBsb2FkUmVxdWVzdC5MYWJlbHNFbnRyeUIIukgFmgECEEASHAoLYXR0YWNoZWRfdG8YBiABKAlCB7pIBHICGEASDAoEa2VlcBgHIAEoCBIiCghwYXJ0X2lkcxgIIAMoCUIQukgNkgEKEBAiBnIEEAEYQBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBInMKEkFwcGVuZFVwbG9hZEhlYWRlchIRCgl0ZW5hbnRfaWQYASABKAkSGwoIYXNzZXRfaWQYAiABKAlCCbpIBnIEEAEYQBIOCgZvZmZzZXQYAyABKAQSHQoLc291cmNlX3BhdGgYBCABKAlCCLpIBXIDGIAgInYKE0FwcGVuZFVwbG9hZFJlcXVlc3QSNAoGaGVhZGVyGAEgASgLMiIudW5rZXkuYXNzZXQudjEuQXBwZW5kVXBsb2FkSGVhZGVySAASGgoFY2h1bmsYAiABKAxCCbpIBnoEGICAQEgAQg0KBHBhcnQSBbpIAggBIooBChNGaW5pc2hVcGxvYWRSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCRIbCghhc3NldF9pZBgCIAEoCUIJukgGcgQQARhAEi8KBmRpZ2VzdBgDIAEoCUIfukgcchoyGF4oc2hhMjU2OlswLTlhLWZdezY0fSk/JBISCgpzaXplX2J5dGVzGAQgASgEIkUKE0NhbmNlbFVwbG9hZFJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhsKCGFzc2V0X2lkGAIgASgJQgm6SAZyBBABGEAiFgoUQ2FuY2VsVXBsb2FkUmVzcG9uc2UibwoSVXBsb2FkQXNzZXRSZXF1ZXN0Ei4KBmhlYWRlchgBIAEoCzIcLnVua2V5LmFzc2V0LnYxLlVwbG9hZEhlYWRlckgAEhoKBWNodW5rGAIgASgMQgm6SAZ6BBiAgEBIAEINCgRwYXJ0EgW6SAIIASJMChRSZWdpc3RlckFzc2V0UmVxdWVzdBI0CgZoZWFkZXIYASABKAsyHC51bmtleS5hc3NldC52MS5VcGxvYWRIZWFkZXJCBrpIA8gBASI/Cg9HZXRBc3NldFJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhkKCGFzc2V0X2lkGAIgASgJQge6SARyAhABIvACChFMaXN0QXNzZXRzUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSJwoEa2luZBgCIAEoDjIZLnVua2V5LmFzc2V0LnYxLkFzc2V0S2luZBJHCgZsYWJlbHMYAyADKAsyLS51bmtleS5hc3NldC52MS5MaXN0QXNzZXRzUmVxdWVzdC5MYWJlbHNFbnRyeUIIukgFmgECEBASGwoJcGFnZV9zaXplGAQgASgNQgi6SAUqAxjoBxISCgpwYWdlX3Rva2VuGAUgASgJEhYKBG5hbWUYBiABKAlCCLpIBXIDGP8BEg8KB3ZlcnNpb24YByABKA0SLwoGZGlnZXN0GAggASgJQh+6SBxyGjIYXihzaGEyNTY6WzAtOWEtZl17NjR9KT8kEhwKC2F0dGFjaGVkX3RvGAkgASgJQge6SARyAhhAGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiVAoSTGlzdEFzc2V0c1Jlc3BvbnNlEiUKBmFzc2V0cxgBIAMoCzIVLnVua2V5LmFzc2V0LnYxLkFzc2V0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJjChJRdWVyeUFzc2V0c1JlcXVlc3QSOAoFcXVlcnkYASABKAsyIS51bmtleS5hc3NldC52MS5MaXN0QXNzZXRzUmVxdWVzdEIGukgDyAEBEhMKC2J1aWxkX2ltYWdlGAIgASgJIk4KE1F1ZXJ5QXNzZXRzUmVzcG9uc2USJQoGYXNzZXRzGAEgAygLMhUudW5rZXkuYXNzZXQudjEuQXNzZXQSEAoIYnVpbGRfaWQYAiABKAkiVAoURG93bmxvYWRBc3NldFJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhkKCGFzc2V0X2lkGAIgASgJQge6SARyAhABEg4KBm9mZnNldBgDIAEoBCImChVEb3dubG9hZEFzc2V0UmVzcG9uc2USDQoFY2h1bmsYASABKAwiYgoOQXNzZXRQbGFjZW1lbnQSGQoIYXNzZXRfaWQYASABKAlCB7pIBHICEAESNQoJZmlsZV9uYW1lGAIgASgJQiK6SB9yHTIbXlthLXowLTldW2EtejAtOS5fLV17MCw2M30kIswBChRQcmVwYXJlQXNzZXRzUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSHQoJbGVhc2Vfa2V5GAIgASgJQgq6SAdyBRABGIABEj4KCnBsYWNlbWVudHMYAyADKAsyHi51bmtleS5hc3NldC52MS5Bc3NldFBsYWNlbWVudEIKukgHkgEECAEQEBIhCgp0YXJnZXRfZGlyGAQgASgJQg26SApyCBABGIAIOgEvEh8KCGxlYXNlX21zGAUgASgEQg26SAoyCBiAuJkpKOgHImwKC1N0YWdlZEFzc2V0EhAKCGFzc2V0X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSLQoGbWV0aG9kGAMgASgOMh0udW5rZXkuYXNzZXQudjEuU3RhZ2luZ01ldGhvZBIOCgZkaWdlc3QYBCABKAkiagoVUHJlcGFyZUFzc2V0c1Jlc3BvbnNlEiQKBWxlYXNlGAEgASgLMhUudW5rZXkuYXNzZXQudjEuTGVhc2USKwoGc3RhZ2VkGAIgAygLMhsudW5rZXkuYXNzZXQudjEuU3RhZ2VkQXNzZXQiaQoFTGVhc2USEAoIbGVhc2VfaWQYASABKAkSEQoJdGVuYW50X2lkGAIgASgJEhEKCWxlYXNlX2tleRgDIAEoCRIRCglhc3NldF9pZHMYBCADKAkSFQoNZXhwaXJlc19hdF9tcxgFIAEoAyJiChFSZW5ld0xlYXNlUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSGQoIbGVhc2VfaWQYAiABKAlCB7pIBHICEAESHwoIbGVhc2VfbXMYAyABKARCDbpICjIIGIC4mSko6AciQwoTUmVsZWFzZUxlYXNlUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkSGQoIbGVhc2VfaWQYAiABKAlCB7pIBHICEAEiFgoUUmVsZWFzZUxlYXNlUmVzcG9uc2UiOAoRTGlzdExlYXNlc1JlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhAKCGFzc2V0X2lkGAIgASgJIjsKEkxpc3RMZWFzZXNSZXNwb25zZRIlCgZsZWFzZXMYASADKAsyFS51bmtleS5hc3NldC52MS5MZWFzZSJCChJEZWxldGVBc3NldFJlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJEhkKCGFzc2V0X2lkGAIgASgJQge6SARyAhABIigKFUNvbGxlY3RHYXJiYWdlUmVxdWVzdBIPCgdkcnlfcnVuGAEgASgIImAKFkNvbGxlY3RHYXJiYWdlUmVzcG9uc2USGAoQbWFya2VkX2Fzc2V0X2lkcxgBIAMoCRIXCg9zd2VwdF9hc3NldF9pZHMYAiADKAkSEwoLZnJlZWRfYnl0ZXMYAyABKAQiKwoWR2V0U3RvcmFnZVVzYWdlUmVxdWVzdBIRCgl0ZW5hbnRfaWQYASABKAkiZAoMU3RvcmFnZVVzYWdlEhQKDHN0b3JlZF9ieXRlcxgBIAEoBBITCgthc3NldF9jb3VudBgCIAEoBBITCgtxdW90YV9ieXRlcxgDIAEoBBIUCgxxdW90YV9hc3NldHMYBCABKAQqgQIKCUFzc2V0S2luZBIaChZBU1NFVF9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRQVNTRVRfS0lORF9LRVJORUwQARIVChFBU1NFVF9LSU5EX0lOSVRSRBACEhUKEUFTU0VUX0tJTkRfUk9PVEZTEAMSGQoVQVNTRVRfS0lORF9ESVNLX0lNQUdFEAQSFwoTQVNTRVRfS0lORF9TTkFQU0hPVBAFEhkKFUFTU0VUX0tJTkRfUFJPVkVOQU5DRRAGEhMKD0FTU0VUX0tJTkRfU0JPTRAHEhkKFUFTU0VUX0tJTkRfSU1BR0VfQkxPQhAIEhQKEEFTU0VUX0tJTkRfTEFZRVIQCSqQAQoKQXNzZXRTdGF0ZRIbChdBU1NFVF9TVEFURV9VTlNQRUNJRklFRBAAEhkKFUFTU0VUX1NUQVRFX1VQTE9BRElORxABEhkKFUFTU0VUX1NUQVRFX0FWQUlMQUJMRRACEhgKFEFTU0VUX1NUQVRFX0RFTEVUSU5HEAMSFQoRQVNTRVRfU1RBVEVfRVJST1IQBCqCAQoNU3RhZ2luZ01ldGhvZBIeChpTVEFHSU5HX01FVEhPRF9VTlNQRUNJRklFRBAAEhwKGFNUQUdJTkdfTUVUSE9EX0hBUkRfTElOSxABEhoKFlNUQUdJTkdfTUVUSE9EX1JFRkxJTksQAhIXChNTVEFHSU5HX01FVEhPRF9DT1BZEAMyow8KDEFzc2V0U2VydmljZRJkCgtVcGxvYWRBc3NldBIiLnVua2V5LmFzc2V0LnYxLlVwbG9hZEFzc2V0UmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkFzc2V0IhiquxgUCghidWlsZGVyZAoGbWV0YWxkEAIoARJzCg1SZWdpc3RlckFzc2V0EiQudW5rZXkuYXNzZXQudjEuUmVnaXN0ZXJBc3NldFJlcXVlc3QaFS51bmtleS5hc3NldC52MS5Bc3NldCIlkAICqrsYHgoIYnVpbGRlcmQKBm1ldGFsZAoIZ2F0ZXdheWQQAhJvCgtCZWdpblVwbG9hZBIiLnVua2V5LmFzc2V0LnYxLkJlZ2luVXBsb2FkUmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkFzc2V0IiWQAgKquxgeCghidWlsZGVyZAoGbWV0YWxkCghnYXRld2F5ZBACEnAKDEFwcGVuZFVwbG9hZBIjLnVua2V5LmFzc2V0LnYxLkFwcGVuZFVwbG9hZFJlcXVlc3QaFS51bmtleS5hc3NldC52MS5Bc3NldCIiqrsYHgoIYnVpbGRlcmQKBm1ldGFsZAoIZ2F0ZXdheWQQAigBEnEKDEZpbmlzaFVwbG9hZBIjLnVua2V5LmFzc2V0LnYxLkZpbmlzaFVwbG9hZFJlcXVlc3QaFS51bmtleS5hc3NldC52MS5Bc3NldCIlkAICqrsYHgoIYnVpbGRlcmQKBm1ldGFsZAoIZ2F0ZXdheWQQAhKAAQoMQ2FuY2VsVXBsb2FkEiMudW5rZXkuYXNzZXQudjEuQ2FuY2VsVXBsb2FkUmVxdWVzdBokLnVua2V5LmFzc2V0LnYxLkNhbmNlbFVwbG9hZFJlc3BvbnNlIiWQAgKquxgeCghidWlsZGVyZAoGbWV0YWxkCghnYXRld2F5ZBACEmkKCEdldEFzc2V0Eh8udW5rZXkuYXNzZXQudjEuR2V0QXNzZXRSZXF1ZXN0GhUudW5rZXkuYXNzZXQudjEuQXNzZXQiJZACAaq7GB4KCGdhdGV3YXlkCghidWlsZGVyZAoGbWV0YWxkEAISegoKTGlzdEFzc2V0cxIhLnVua2V5LmFzc2V0LnYxLkxpc3RBc3NldHNSZXF1ZXN0GiIudW5rZXkuYXNzZXQudjEuTGlzdEFzc2V0c1Jlc3BvbnNlIiWQAgGquxgeCghnYXRld2F5ZAoIYnVpbGRlcmQKBm1ldGFsZBACEnAKC1F1ZXJ5QXNzZXRzEiIudW5rZXkuYXNzZXQudjEuUXVlcnlBc3NldHNSZXF1ZXN0GiMudW5rZXkuYXNzZXQudjEuUXVlcnlBc3NldHNSZXNwb25zZSIYqrsYFAoIZ2F0ZXdheWQKBm1ldGFsZBACEoUBCg1Eb3dubG9hZEFzc2V0EiQudW5rZXkuYXNzZXQudjEuRG93bmxvYWRBc3NldFJlcXVlc3QaJS51bmtleS5hc3NldC52MS5Eb3dubG9hZEFzc2V0UmVzcG9uc2UiJZACAaq7GB4KBm1ldGFsZAoIYnVpbGRlcmQKCGdhdGV3YXlkEAIwARJvCg1QcmVwYXJlQXNzZXRzEiQudW5rZXkuYXNzZXQudjEuUHJlcGFyZUFzc2V0c1JlcXVlc3QaJS51bmtleS5hc3NldC52MS5QcmVwYXJlQXNzZXRzUmVzcG9uc2UiEZACAqq7GAoKBm1ldGFsZBACElkKClJlbmV3TGVhc2USIS51bmtleS5hc3NldC52MS5SZW5ld0xlYXNlUmVxdWVzdBoVLnVua2V5LmFzc2V0LnYxLkxlYXNlIhGQAgKquxgKCgZtZXRhbGQQAhJsCgxSZWxlYXNlTGVhc2USIy51bmtleS5hc3NldC52MS5SZWxlYXNlTGVhc2VSZXF1ZXN0GiQudW5rZXkuYXNzZXQudjEuUmVsZWFzZUxlYXNlUmVzcG9uc2UiEZACAqq7GAoKBm1ldGFsZBACEnAKCkxpc3RMZWFzZXMSIS51bmtleS5hc3NldC52MS5MaXN0TGVhc2VzUmVxdWVzdBoiLnVua2V5LmFzc2V0LnYxLkxpc3RMZWFzZXNSZXNwb25zZSIbkAIBqrsYFAoIZ2F0ZXdheWQKBm1ldGFsZBACEmcKC0RlbGV0ZUFzc2V0EiIudW5rZXkuYXNzZXQudjEuRGVsZXRlQXNzZXRSZXF1ZXN0GhUudW5rZXkuYXNzZXQudjEuQXNzZXQiHZACAqq7GBYKCGdhdGV3YXlkCghidWlsZGVyZBACEnEKDkNvbGxlY3RHYXJiYWdlEiUudW5rZXkuYXNzZXQudjEuQ29sbGVjdEdhcmJhZ2VSZXF1ZXN0GiYudW5rZXkuYXNzZXQudjEuQ29sbGVjdEdhcmJhZ2VSZXNwb25zZSIQqrsYDAoIb3BlcmF0b3IQAxJ2Cg9HZXRTdG9yYWdlVXNhZ2USJi51bmtleS5hc3NldC52MS5HZXRTdG9yYWdlVXNhZ2VSZXF1ZXN0GhwudW5rZXkuYXNzZXQudjEuU3RvcmFnZVVzYWdlIh2QAgGquxgWCghnYXRld2F5ZAoIYnVpbGRlcmQQAWIGcHJvdG8z", [file_buf_validate_validate, file_unkey_options_v1_options]);
 
 /**
  * An immutable blob with a name, labels and an owner.
@@ -126,6 +126,13 @@ export type Asset = Message<"unkey.asset.v1.Asset"> & {
    * @generated from field: uint64 received_bytes = 15;
    */
   receivedBytes: bigint;
+
+  /**
+   * Assets that this one is of no use without, in its order: they stay while it does.
+   *
+   * @generated from field: repeated unkey.asset.v1.AssetPart parts = 16;
+   */
+  parts: AssetPart[];
 };
 
 /**
@@ -134,6 +141,48 @@ export type Asset = Message<"unkey.asset.v1.Asset"> & {
  */
 export const AssetSchema: GenMessage<Asset> = /*@__PURE__*/
   messageDesc(file_unkey_asset_v1_asset, 0);
+
+/**
+ * Another asset that an asset is made of.
+ *
+ * @generated from message unkey.asset.v1.AssetPart
+ */
+export type AssetPart = Message<"unkey.asset.v1.AssetPart"> & {
+  /**
+   * asset_…
+   *
+   * @generated from field: string asset_id = 1;
+   */
+  assetId: string;
+
+  /**
+   * sha256:<64 hex digits> of its bytes.
+   *
+   * @generated from field: string digest = 2;
+   */
+  digest: string;
+
+  /**
+   * Length in bytes.
+   *
+   * @generated from field: uint64 size_bytes = 3;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * Anything but AVAILABLE makes the whole unfit for staging.
+   *
+   * @generated from field: unkey.asset.v1.AssetState state = 4;
+   */
+  state: AssetState;
+};
+
+/**
+ * Describes the message unkey.asset.v1.AssetPart.
+ * Use `create(AssetPartSchema)` to create a new message.
+ */
+export const AssetPartSchema: GenMessage<AssetPart> = /*@__PURE__*/
+  messageDesc(file_unkey_asset_v1_asset, 1);
 
 /**
  * What an upload declares before its bytes.
@@ -203,7 +252,7 @@ export type UploadHeader = Message<"unkey.asset.v1.UploadHeader"> & {
  * Use `create(UploadHeaderSchema)` to create a new message.
  */
 export const UploadHeaderSchema: GenMessage<UploadHeader> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 1);
+  messageDesc(file_unkey_asset_v1_asset, 2);
 
 /**
  * An upload in parts.
@@ -259,6 +308,13 @@ export type BeginUploadRequest = Message<"unkey.asset.v1.BeginUploadRequest"> & 
    * @generated from field: bool keep = 7;
    */
   keep: boolean;
+
+  /**
+   * The owner's assets that the new one is made of, in order. They must be AVAILABLE, and stay while it does.
+   *
+   * @generated from field: repeated string part_ids = 8;
+   */
+  partIds: string[];
 };
 
 /**
@@ -266,7 +322,7 @@ export type BeginUploadRequest = Message<"unkey.asset.v1.BeginUploadRequest"> & 
  * Use `create(BeginUploadRequestSchema)` to create a new message.
  */
 export const BeginUploadRequestSchema: GenMessage<BeginUploadRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 2);
+  messageDesc(file_unkey_asset_v1_asset, 3);
 
 /**
  * Where the chunks that follow belong.
@@ -309,7 +365,7 @@ export type AppendUploadHeader = Message<"unkey.asset.v1.AppendUploadHeader"> & 
  * Use `create(AppendUploadHeaderSchema)` to create a new message.
  */
 export const AppendUploadHeaderSchema: GenMessage<AppendUploadHeader> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 3);
+  messageDesc(file_unkey_asset_v1_asset, 4);
 
 /**
  * The header, then chunks.
@@ -346,7 +402,7 @@ export type AppendUploadRequest = Message<"unkey.asset.v1.AppendUploadRequest"> 
  * Use `create(AppendUploadRequestSchema)` to create a new message.
  */
 export const AppendUploadRequestSchema: GenMessage<AppendUploadRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 4);
+  messageDesc(file_unkey_asset_v1_asset, 5);
 
 /**
  * What the whole upload must be.
@@ -388,7 +444,7 @@ export type FinishUploadRequest = Message<"unkey.asset.v1.FinishUploadRequest"> 
  * Use `create(FinishUploadRequestSchema)` to create a new message.
  */
 export const FinishUploadRequestSchema: GenMessage<FinishUploadRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 5);
+  messageDesc(file_unkey_asset_v1_asset, 6);
 
 /**
  * Which upload to give up.
@@ -416,7 +472,7 @@ export type CancelUploadRequest = Message<"unkey.asset.v1.CancelUploadRequest"> 
  * Use `create(CancelUploadRequestSchema)` to create a new message.
  */
 export const CancelUploadRequestSchema: GenMessage<CancelUploadRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 6);
+  messageDesc(file_unkey_asset_v1_asset, 7);
 
 /**
  * The upload is gone.
@@ -431,7 +487,7 @@ export type CancelUploadResponse = Message<"unkey.asset.v1.CancelUploadResponse"
  * Use `create(CancelUploadResponseSchema)` to create a new message.
  */
 export const CancelUploadResponseSchema: GenMessage<CancelUploadResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 7);
+  messageDesc(file_unkey_asset_v1_asset, 8);
 
 /**
  * A header, once and first, or a chunk of the bytes.
@@ -468,7 +524,7 @@ export type UploadAssetRequest = Message<"unkey.asset.v1.UploadAssetRequest"> & 
  * Use `create(UploadAssetRequestSchema)` to create a new message.
  */
 export const UploadAssetRequestSchema: GenMessage<UploadAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 8);
+  messageDesc(file_unkey_asset_v1_asset, 9);
 
 /**
  * Names a blob that the store holds.
@@ -489,7 +545,7 @@ export type RegisterAssetRequest = Message<"unkey.asset.v1.RegisterAssetRequest"
  * Use `create(RegisterAssetRequestSchema)` to create a new message.
  */
 export const RegisterAssetRequestSchema: GenMessage<RegisterAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 9);
+  messageDesc(file_unkey_asset_v1_asset, 10);
 
 /**
  * Asks for one asset.
@@ -517,7 +573,7 @@ export type GetAssetRequest = Message<"unkey.asset.v1.GetAssetRequest"> & {
  * Use `create(GetAssetRequestSchema)` to create a new message.
  */
 export const GetAssetRequestSchema: GenMessage<GetAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 10);
+  messageDesc(file_unkey_asset_v1_asset, 11);
 
 /**
  * Asks for assets.
@@ -594,7 +650,7 @@ export type ListAssetsRequest = Message<"unkey.asset.v1.ListAssetsRequest"> & {
  * Use `create(ListAssetsRequestSchema)` to create a new message.
  */
 export const ListAssetsRequestSchema: GenMessage<ListAssetsRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 11);
+  messageDesc(file_unkey_asset_v1_asset, 12);
 
 /**
  * A page of assets.
@@ -622,7 +678,7 @@ export type ListAssetsResponse = Message<"unkey.asset.v1.ListAssetsResponse"> & 
  * Use `create(ListAssetsResponseSchema)` to create a new message.
  */
 export const ListAssetsResponseSchema: GenMessage<ListAssetsResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 12);
+  messageDesc(file_unkey_asset_v1_asset, 13);
 
 /**
  * Asks for assets, or a build of one.
@@ -650,7 +706,7 @@ export type QueryAssetsRequest = Message<"unkey.asset.v1.QueryAssetsRequest"> & 
  * Use `create(QueryAssetsRequestSchema)` to create a new message.
  */
 export const QueryAssetsRequestSchema: GenMessage<QueryAssetsRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 13);
+  messageDesc(file_unkey_asset_v1_asset, 14);
 
 /**
  * What a query found or started.
@@ -678,7 +734,7 @@ export type QueryAssetsResponse = Message<"unkey.asset.v1.QueryAssetsResponse"> 
  * Use `create(QueryAssetsResponseSchema)` to create a new message.
  */
 export const QueryAssetsResponseSchema: GenMessage<QueryAssetsResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 14);
+  messageDesc(file_unkey_asset_v1_asset, 15);
 
 /**
  * Asks for the bytes of an asset.
@@ -713,7 +769,7 @@ export type DownloadAssetRequest = Message<"unkey.asset.v1.DownloadAssetRequest"
  * Use `create(DownloadAssetRequestSchema)` to create a new message.
  */
 export const DownloadAssetRequestSchema: GenMessage<DownloadAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 15);
+  messageDesc(file_unkey_asset_v1_asset, 16);
 
 /**
  * Bytes in order.
@@ -734,7 +790,7 @@ export type DownloadAssetResponse = Message<"unkey.asset.v1.DownloadAssetRespons
  * Use `create(DownloadAssetResponseSchema)` to create a new message.
  */
 export const DownloadAssetResponseSchema: GenMessage<DownloadAssetResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 16);
+  messageDesc(file_unkey_asset_v1_asset, 17);
 
 /**
  * One asset and the file name it gets.
@@ -750,7 +806,7 @@ export type AssetPlacement = Message<"unkey.asset.v1.AssetPlacement"> & {
   assetId: string;
 
   /**
-   * File name within the target directory: no slash.
+   * File name within the target directory: no slash. The asset's parts are placed beside it as <file_name>.1 and so on.
    *
    * @generated from field: string file_name = 2;
    */
@@ -762,7 +818,7 @@ export type AssetPlacement = Message<"unkey.asset.v1.AssetPlacement"> & {
  * Use `create(AssetPlacementSchema)` to create a new message.
  */
 export const AssetPlacementSchema: GenMessage<AssetPlacement> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 17);
+  messageDesc(file_unkey_asset_v1_asset, 18);
 
 /**
  * Asks to stage assets for a VM.
@@ -811,7 +867,7 @@ export type PrepareAssetsRequest = Message<"unkey.asset.v1.PrepareAssetsRequest"
  * Use `create(PrepareAssetsRequestSchema)` to create a new message.
  */
 export const PrepareAssetsRequestSchema: GenMessage<PrepareAssetsRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 18);
+  messageDesc(file_unkey_asset_v1_asset, 19);
 
 /**
  * A staged file.
@@ -839,6 +895,13 @@ export type StagedAsset = Message<"unkey.asset.v1.StagedAsset"> & {
    * @generated from field: unkey.asset.v1.StagingMethod method = 3;
    */
   method: StagingMethod;
+
+  /**
+   * sha256:<64 hex digits> of its bytes.
+   *
+   * @generated from field: string digest = 4;
+   */
+  digest: string;
 };
 
 /**
@@ -846,7 +909,7 @@ export type StagedAsset = Message<"unkey.asset.v1.StagedAsset"> & {
  * Use `create(StagedAssetSchema)` to create a new message.
  */
 export const StagedAssetSchema: GenMessage<StagedAsset> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 19);
+  messageDesc(file_unkey_asset_v1_asset, 20);
 
 /**
  * The lease and the staged files.
@@ -862,7 +925,7 @@ export type PrepareAssetsResponse = Message<"unkey.asset.v1.PrepareAssetsRespons
   lease?: Lease | undefined;
 
   /**
-   * In the order of the request.
+   * In the order of the request, each followed by its parts.
    *
    * @generated from field: repeated unkey.asset.v1.StagedAsset staged = 2;
    */
@@ -874,7 +937,7 @@ export type PrepareAssetsResponse = Message<"unkey.asset.v1.PrepareAssetsRespons
  * Use `create(PrepareAssetsResponseSchema)` to create a new message.
  */
 export const PrepareAssetsResponseSchema: GenMessage<PrepareAssetsResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 20);
+  messageDesc(file_unkey_asset_v1_asset, 21);
 
 /**
  * A hold on assets.
@@ -923,7 +986,7 @@ export type Lease = Message<"unkey.asset.v1.Lease"> & {
  * Use `create(LeaseSchema)` to create a new message.
  */
 export const LeaseSchema: GenMessage<Lease> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 21);
+  messageDesc(file_unkey_asset_v1_asset, 22);
 
 /**
  * Asks for more time.
@@ -958,7 +1021,7 @@ export type RenewLeaseRequest = Message<"unkey.asset.v1.RenewLeaseRequest"> & {
  * Use `create(RenewLeaseRequestSchema)` to create a new message.
  */
 export const RenewLeaseRequestSchema: GenMessage<RenewLeaseRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 22);
+  messageDesc(file_unkey_asset_v1_asset, 23);
 
 /**
  * Ends a lease.
@@ -986,7 +1049,7 @@ export type ReleaseLeaseRequest = Message<"unkey.asset.v1.ReleaseLeaseRequest"> 
  * Use `create(ReleaseLeaseRequestSchema)` to create a new message.
  */
 export const ReleaseLeaseRequestSchema: GenMessage<ReleaseLeaseRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 23);
+  messageDesc(file_unkey_asset_v1_asset, 24);
 
 /**
  * The lease is gone.
@@ -1001,7 +1064,7 @@ export type ReleaseLeaseResponse = Message<"unkey.asset.v1.ReleaseLeaseResponse"
  * Use `create(ReleaseLeaseResponseSchema)` to create a new message.
  */
 export const ReleaseLeaseResponseSchema: GenMessage<ReleaseLeaseResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 24);
+  messageDesc(file_unkey_asset_v1_asset, 25);
 
 /**
  * Asks who holds an asset.
@@ -1029,7 +1092,7 @@ export type ListLeasesRequest = Message<"unkey.asset.v1.ListLeasesRequest"> & {
  * Use `create(ListLeasesRequestSchema)` to create a new message.
  */
 export const ListLeasesRequestSchema: GenMessage<ListLeasesRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 25);
+  messageDesc(file_unkey_asset_v1_asset, 26);
 
 /**
  * Leases, oldest first.
@@ -1050,7 +1113,7 @@ export type ListLeasesResponse = Message<"unkey.asset.v1.ListLeasesResponse"> & 
  * Use `create(ListLeasesResponseSchema)` to create a new message.
  */
 export const ListLeasesResponseSchema: GenMessage<ListLeasesResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 26);
+  messageDesc(file_unkey_asset_v1_asset, 27);
 
 /**
  * Marks an asset for deletion.
@@ -1078,7 +1141,7 @@ export type DeleteAssetRequest = Message<"unkey.asset.v1.DeleteAssetRequest"> & 
  * Use `create(DeleteAssetRequestSchema)` to create a new message.
  */
 export const DeleteAssetRequestSchema: GenMessage<DeleteAssetRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 27);
+  messageDesc(file_unkey_asset_v1_asset, 28);
 
 /**
  * Asks for a collection pass.
@@ -1099,7 +1162,7 @@ export type CollectGarbageRequest = Message<"unkey.asset.v1.CollectGarbageReques
  * Use `create(CollectGarbageRequestSchema)` to create a new message.
  */
 export const CollectGarbageRequestSchema: GenMessage<CollectGarbageRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 28);
+  messageDesc(file_unkey_asset_v1_asset, 29);
 
 /**
  * What a pass did, or would do.
@@ -1134,7 +1197,7 @@ export type CollectGarbageResponse = Message<"unkey.asset.v1.CollectGarbageRespo
  * Use `create(CollectGarbageResponseSchema)` to create a new message.
  */
 export const CollectGarbageResponseSchema: GenMessage<CollectGarbageResponse> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 29);
+  messageDesc(file_unkey_asset_v1_asset, 30);
 
 /**
  * Asks what a tenant stores.
@@ -1155,7 +1218,7 @@ export type GetStorageUsageRequest = Message<"unkey.asset.v1.GetStorageUsageRequ
  * Use `create(GetStorageUsageRequestSchema)` to create a new message.
  */
 export const GetStorageUsageRequestSchema: GenMessage<GetStorageUsageRequest> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 30);
+  messageDesc(file_unkey_asset_v1_asset, 31);
 
 /**
  * What a tenant stores.
@@ -1197,7 +1260,7 @@ export type StorageUsage = Message<"unkey.asset.v1.StorageUsage"> & {
  * Use `create(StorageUsageSchema)` to create a new message.
  */
 export const StorageUsageSchema: GenMessage<StorageUsage> = /*@__PURE__*/
-  messageDesc(file_unkey_asset_v1_asset, 31);
+  messageDesc(file_unkey_asset_v1_asset, 32);
 
 /**
  * What an asset is for.
@@ -1267,6 +1330,13 @@ export const AssetKind = {
    * @generated from enum value: ASSET_KIND_IMAGE_BLOB = 8;
    */
   IMAGE_BLOB: 8,
+
+  /**
+   * Content of one layer of an image, as root filesystems name it: one of their parts.
+   *
+   * @generated from enum value: ASSET_KIND_LAYER = 9;
+   */
+  LAYER: 9,
 } as const;
 
 /**
