@@ -1,7 +1,7 @@
 import { homedir } from "node:os";
 import { resolve } from "node:path";
 import type { CommandContext } from "@stricli/core";
-import { type Clock, systemClock } from "@unkey/base";
+import { type Clock, isErrno, systemClock } from "@unkey/base";
 import { Interrupted } from "./failure.ts";
 import { type Terminal, terminalOf } from "./render/terminal.ts";
 
@@ -39,7 +39,7 @@ export function processContext(): CliContext {
     interrupt.abort(new Interrupted());
   });
   // The reader of a pipe may go first, as `head` does.
-  stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+  stdout.on("error", (error) => process.exit(isErrno(error, "EPIPE") ? 0 : 1));
   stderr.on("error", () => process.exit(1));
   const cwd = process.cwd();
   return {

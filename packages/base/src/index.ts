@@ -1,5 +1,6 @@
 export { type Backoff, backoffDelayMs } from "./backoff.ts";
 export { type Clock, systemClock } from "./clock.ts";
+export { isErrno } from "./errno.ts";
 export { type CatalogueEntry, type ErrorCode, type ErrorReason, errorCatalogue } from "./error-catalogue.ts";
 export { causeChain, isServiceError, ServiceError, type ServiceErrorOptions } from "./errors.ts";
 export {

@@ -1,5 +1,6 @@
 import { access, mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
+import { isErrno } from "@unkey/base";
 import { type CgroupLayout, detectCgroups, type Hierarchy } from "./cgroup-layout.ts";
 
 export interface CgroupLimits {
@@ -142,8 +143,7 @@ async function writeExisting(path: string, value: string): Promise<void> {
     await access(path);
     await writeFile(path, value);
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== "ENOENT" && code !== "ENODEV") throw error;
+    if (!isErrno(error, "ENOENT", "ENODEV")) throw error;
   }
 }
 
@@ -151,7 +151,7 @@ function signalKill(pid: number): void {
   try {
     process.kill(pid, "SIGKILL");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    if (!isErrno(error, "ESRCH")) throw error;
   }
 }
 
@@ -162,9 +162,8 @@ async function removeWhenEmpty(dir: string): Promise<void> {
       await rmdir(dir);
       return;
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (code === "ENOENT") return;
-      if (code !== "EBUSY" || waitedMs >= removalDeadlineMs) throw error;
+      if (isErrno(error, "ENOENT")) return;
+      if (!isErrno(error, "EBUSY") || waitedMs >= removalDeadlineMs) throw error;
       await delay(removalPollMs);
     }
   }

@@ -1,7 +1,7 @@
 import { type KeyObject, X509Certificate } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type Clock, ServiceError, systemClock } from "@unkey/base";
+import { type Clock, isErrno, ServiceError, systemClock } from "@unkey/base";
 import { type KeyAndCertificate, makeAuthority, makeLeaf, readPrivateKey, type SubjectNames } from "./certificate.ts";
 
 const dayMs = 86_400_000;
@@ -109,8 +109,7 @@ function createDirectory(dir: string, options: AuthorityOptions, constraints: st
   } catch (error) {
     rmSync(temporary, { recursive: true, force: true });
     // Another process was first: its directory is not empty, so ours could not replace it.
-    const code = (error as NodeJS.ErrnoException).code;
-    if (code === "ENOTEMPTY" || code === "EEXIST") return;
+    if (isErrno(error, "ENOTEMPTY", "EEXIST")) return;
     throw unusable(dir, "cannot be created", error);
   }
 }

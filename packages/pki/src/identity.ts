@@ -1,7 +1,7 @@
 import { type KeyObject, X509Certificate } from "node:crypto";
 import { mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { type Clock, ServiceError, systemClock } from "@unkey/base";
+import { type Clock, isErrno, ServiceError, systemClock } from "@unkey/base";
 import { type Authority, maxLeafLifetimeMs } from "./authority.ts";
 import { readPrivateKey } from "./certificate.ts";
 import { writeFileAtomicSync } from "./files.ts";
@@ -86,8 +86,7 @@ function readPem(dir: string, file: string): string {
     const open = file === files.key && (statSync(path).mode & 0o077) !== 0;
     if (!open) return readFileSync(path, "utf8");
   } catch (cause) {
-    const missing = (cause as NodeJS.ErrnoException).code === "ENOENT";
-    throw unusable(dir, missing ? `${file} is missing` : `${file} cannot be read`, cause);
+    throw unusable(dir, isErrno(cause, "ENOENT") ? `${file} is missing` : `${file} cannot be read`, cause);
   }
   throw unusable(dir, `${file} can be read by others; run chmod 600 on it`);
 }

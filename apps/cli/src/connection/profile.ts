@@ -1,5 +1,6 @@
 import { readFileSync, statSync } from "node:fs";
 import { isAbsolute, join } from "node:path";
+import { isErrno } from "@unkey/base";
 import { CliFailure, exitCodes } from "../failure.ts";
 import { writePrivateFile } from "../private-file.ts";
 
@@ -29,7 +30,7 @@ export function readProfile(home: string): Profile | undefined {
     }
     text = readFileSync(path, "utf8");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    if (isErrno(error, "ENOENT")) return undefined;
     throw error;
   }
   const profile = parseProfile(text);

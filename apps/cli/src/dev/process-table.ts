@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { isErrno } from "@unkey/base";
 
 /** Names one process for ever: a pid is used again, a pid with its start time is not. */
 export interface ProcessIdentity {
@@ -30,7 +31,7 @@ export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals)
     process.kill(identity.pid, signal);
     return true;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ESRCH") return false;
+    if (isErrno(error, "ESRCH")) return false;
     throw error;
   }
 }

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { chmod, chown, link, lstat, mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { Clock, TenantId } from "@unkey/base";
+import { type Clock, isErrno, type TenantId } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
 import type { ImageSource, ResolvedImage } from "@unkey/oci";
 import { openSqlite, type Sql } from "@unkey/sql";
@@ -22,6 +22,12 @@ export interface LayerCacheOptions {
 /** A layer as an image names it. */
 export type CachedLayer = ResolvedImage["layers"][number];
 
+/** Names a layer that is here. */
+export interface LayerKey {
+  readonly digest: string;
+  readonly diffId: string;
+}
+
 /** Who asks, and where that tenant's image is. */
 export interface LayerUser {
   readonly tenantId: TenantId;
@@ -33,10 +39,11 @@ interface LayerRow {
   readonly diff_id: string;
   readonly directory: string;
   readonly size_bytes: number;
+  readonly content_digest: string | null;
 }
 
 /** What a layer directory holds, and nothing else. */
-const layerFiles = ["index", "content"] as const;
+const layerFiles = ["index", "content", "tails"] as const;
 const addProof = "INSERT OR IGNORE INTO proof (tenant_id, digest) VALUES (?, ?)";
 const bootIdPath = "/proc/sys/kernel/random/boot_id";
 
@@ -117,6 +124,19 @@ export class LayerCache implements AsyncDisposable {
     if (added.changes === 0)
       await this.#remove(name); // another build was faster
     else await this.#evict(name);
+  }
+
+  /** The digest of a layer's `content`, when somebody has counted it since the layer came. */
+  async contentDigest({ descriptor: { digest }, diffId }: CachedLayer): Promise<string | undefined> {
+    return (await this.#find(digest, diffId))?.content_digest ?? undefined;
+  }
+
+  async noteContentDigest({ descriptor, diffId }: CachedLayer, contentDigest: string): Promise<void> {
+    const key = [descriptor.digest, diffId];
+    await this.#sql.run("UPDATE layer SET content_digest = ? WHERE digest = ? AND diff_id = ?", [
+      contentDigest,
+      ...key,
+    ]);
   }
 
   /** Drops layers that turned out to be damaged. */
@@ -236,7 +256,7 @@ async function takeOver(directory: string): Promise<number> {
   const names = await readdir(directory);
   if (names.length !== layerFiles.length || !layerFiles.every((file) => names.includes(file))) {
     const shown = JSON.stringify(names.slice(0, 4).map((name) => name.slice(0, 100)));
-    throw misbehaved(`has left ${shown} where it was to leave ${layerFiles.join(" and ")}`);
+    throw misbehaved(`has left ${shown} where it was to leave ${layerFiles.join(", ")}`);
   }
   const own = process.getuid?.() ?? 0;
   const group = process.getgid?.() ?? 0;
@@ -258,8 +278,4 @@ async function takeOver(directory: string): Promise<number> {
 async function synced(path: string): Promise<void> {
   await using file = await open(path);
   await file.sync();
-}
-
-function isErrno(error: unknown, code: string): boolean {
-  return error instanceof Error && "code" in error && error.code === code;
 }

@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
 import { readdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
+import { isErrno } from "@unkey/base";
 
 const projectRoot = join(import.meta.dirname, "../../../..");
 
@@ -50,8 +51,4 @@ async function shareCompileCache(directory: string, uids: readonly number[]): Pr
       });
     }
   }
-}
-
-function isErrno(error: unknown, code: string): boolean {
-  return error instanceof Error && "code" in error && error.code === code;
 }

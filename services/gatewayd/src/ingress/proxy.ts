@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
+import { isErrno } from "@unkey/base";
 import { type Dispatcher, errors } from "undici";
 import { clientHeaders, upstreamHeaders } from "../domain/proxy-headers.ts";
 import { BodyMeter, BodyStalled, BodyTooLarge } from "./body-meter.ts";
@@ -31,7 +32,8 @@ export async function proxyRequest(call: ProxyCall): Promise<Refusal | undefined
   const failure = await send(call, first, withBody);
   if (failure === undefined) return undefined;
   // Nothing of the answer was seen and nothing but the head was sent: another VM, or a fresh connection, may do better.
-  const again = !withBody && failure.beforeAnswer && isSafe(request.method) && isConnectionLoss(failure.error);
+  const again =
+    !withBody && failure.beforeAnswer && isSafe(request.method) && isErrno(failure.error, ...connectionLosses);
   if (again && !request.stream?.destroyed) {
     first.suspect(Date.now());
     const second = pickUpstream(route, Date.now(), random, route.upstreams.length > 1 ? first : undefined);
@@ -125,12 +127,14 @@ function refusalFor({ route, maxBodyBytes }: ProxyCall, { error, beforeAnswer }:
   return refusals.dead(route.appName);
 }
 
-function isConnectionLoss(error: Error): boolean {
-  const code = (error as NodeJS.ErrnoException).code ?? "";
-  return ["ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "EPIPE", "UND_ERR_SOCKET", "UND_ERR_CONNECT_TIMEOUT"].includes(
-    code,
-  );
-}
+const connectionLosses = [
+  "ECONNREFUSED",
+  "ECONNRESET",
+  "EHOSTUNREACH",
+  "EPIPE",
+  "UND_ERR_SOCKET",
+  "UND_ERR_CONNECT_TIMEOUT",
+] as const;
 
 function isSafe(method: string): boolean {
   return method === "GET" || method === "HEAD" || method === "OPTIONS";
