@@ -226,6 +226,11 @@ export function hypervisorContract(
         [{ dir: "relative" }, /^dir/],
         [{ dir: `${spec.dir}/missing` }, /^dir/],
         [{ kernelPath: "/a,b" }, /^kernelPath/],
+        [{ drives: { ...spec.drives, basePartPaths: ["/part", "/a,b"] } }, /^basePartPaths\[1\]/],
+        [
+          { drives: { ...spec.drives, basePartPaths: Array<string>(17).fill("/part") } },
+          /^basePartPaths: a VM has room for 16 parts of its root filesystem, not 17/,
+        ],
         [{ network: { tapName: "tap0,script=/x", macAddress: "02:00:00:00:00:01" } }, /tapName/],
         [{ network: { tapName: "tap0", macAddress: "00:00:00:00:00:01" } }, /macAddress/],
         [{ launch: { netns: "-exec/" } }, /netns/],

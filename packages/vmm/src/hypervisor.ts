@@ -61,6 +61,11 @@ export interface VmSpec {
   readonly drives: {
     /** EROFS or ext4 root file system, shared between VMs, opened read-only. */
     readonly basePath: string;
+    /**
+     * The further devices that an EROFS base names in its device table, in the table's order; shared and read-only as the
+     * base is. At most 16.
+     */
+    readonly basePartPaths: readonly string[];
     /** The VM's private ext4 layer, opened read-write. */
     readonly upperPath: string;
     /** What `renderGuestConfig` of @unkey/guest returned, opened read-only. */
@@ -85,6 +90,7 @@ export type DriveId = "base" | "upper" | "config";
 
 /** Cumulative since the VM was created. */
 export interface BlockCounters {
+  /** `base` counts the base's parts too. */
   readonly drive: DriveId;
   readonly readBytes: bigint;
   readonly writeBytes: bigint;

@@ -52,7 +52,7 @@ function specIn(dir: string): VmSpec {
     vcpuCount: 1,
     memoryBytes: 256 * mib,
     accelerator: "memory",
-    drives: { basePath: "/base", upperPath: "/upper", configPath: "/config" },
+    drives: { basePath: "/base", basePartPaths: [], upperPath: "/upper", configPath: "/config" },
   };
 }
 

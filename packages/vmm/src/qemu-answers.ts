@@ -13,17 +13,23 @@ export function readRunState(answer: unknown): string {
 export function readBlockStats(answer: unknown): BlockCounters[] {
   if (!Array.isArray(answer)) return nonsense("query-blockstats");
   return driveIds.map((drive) => {
-    const entry: unknown = answer.find((candidate: unknown) => field(candidate, "node-name") === drive);
-    const stats = field(entry, "stats");
+    const whole = answer.find((entry: unknown) => field(entry, "node-name") === drive) as unknown;
+    const parts = answer.filter((entry: unknown) => isPartOf(drive, field(entry, "node-name"))) as unknown[];
+    const stats = [whole, ...parts].map((entry) => field(entry, "stats"));
+    const sum = (name: string): bigint => stats.reduce((total: bigint, each) => total + counter(each, name), 0n);
     return {
       drive,
-      readBytes: counter(stats, "rd_bytes"),
-      writeBytes: counter(stats, "wr_bytes"),
-      readOperations: counter(stats, "rd_operations"),
-      writeOperations: counter(stats, "wr_operations"),
-      flushOperations: counter(stats, "flush_operations"),
+      readBytes: sum("rd_bytes"),
+      writeBytes: sum("wr_bytes"),
+      readOperations: sum("rd_operations"),
+      writeOperations: sum("wr_operations"),
+      flushOperations: sum("flush_operations"),
     };
   });
+}
+
+function isPartOf(drive: DriveId, nodeName: unknown): boolean {
+  return typeof nodeName === "string" && nodeName.startsWith(`${drive}.`);
 }
 
 function counter(stats: unknown, name: string): bigint {

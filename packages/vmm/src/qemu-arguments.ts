@@ -54,8 +54,9 @@ export function machineArguments(machine: QemuMachine, consoleLog: string): stri
     ["-nodefaults", "-no-user-config", "-display", "none"],
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
     ["-accel", kvm ? "kvm" : `tcg,thread=multi,tb-size=${translationCacheMib}`],
-    // With ACPI the guest finds its virtio devices; kernels without VIRTIO_MMIO_CMDLINE_DEVICES need it.
-    ["-machine", "microvm,x-option-roms=off,isa-serial=on,acpi=on,rtc=on"],
+    // With ACPI the guest finds its virtio devices; kernels without VIRTIO_MMIO_CMDLINE_DEVICES need it. With the second
+    // IO-APIC, which needs ACPI too, there is room for 24 of them, without it for 8.
+    ["-machine", "microvm,x-option-roms=off,isa-serial=on,acpi=on,ioapic2=on,rtc=on"],
     ["-cpu", kvm ? "host" : "max"],
     ["-m", `${machine.memoryBytes / mib}M`],
     ["-smp", String(machine.vcpuCount)],
@@ -104,6 +105,7 @@ export function vmArguments(spec: VmSpec, tscKhz: number | undefined): string[] 
     ["-chardev", `socket,id=qmp,path=${near(sockets.qmpSocket)},server=on,wait=off`],
     ["-mon", "chardev=qmp,mode=control"],
     drive("base", near(spec.drives.basePath), true),
+    ...spec.drives.basePartPaths.map((path, index) => drive(`base.${index + 1}`, near(path), true)),
     drive("upper", near(spec.drives.upperPath), false),
     drive("config", near(spec.drives.configPath), true),
     ["-device", "virtio-serial-device"],
@@ -129,7 +131,7 @@ function network({ tapName, macAddress }: VmNetwork): string[] {
 }
 
 /** The guest knows its drives by serial number, the counters by the device's id. */
-function drive(id: DriveId, path: string, readOnly: boolean): string[] {
+function drive(id: DriveId | `base.${number}`, path: string, readOnly: boolean): string[] {
   return [
     "-blockdev",
     `driver=file,node-name=${id},filename=${path}${readOnly ? ",read-only=on" : ""}`,

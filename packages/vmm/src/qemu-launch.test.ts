@@ -77,12 +77,15 @@ suite("launching QEMU", skip === undefined ? {} : { skip }, () => {
     notRoot === undefined ? {} : { skip: notRoot },
     async () => {
       await using host = new HostNetwork(`vmm-test-${process.pid}`);
+      const most = await fixture.newBaseInParts(16); // with them and the network there are all devices that a VM can have
+      const shell = await fixture.newShellSpec(
+        "mkdir /tmp/www; echo hello > /tmp/www/index.html; exec httpd -f -p 80 -h /tmp/www",
+        { user: { uid: 1000, gid: 1000 } },
+        { network: { addresses: ["192.0.2.2/32", "fd00:0:0:1::2/64"], gateways: ["192.0.2.1"], dnsServers: [] } },
+      );
       const spec: VmSpec = {
-        ...(await fixture.newShellSpec(
-          "mkdir /tmp/www; echo hello > /tmp/www/index.html; exec httpd -f -p 80 -h /tmp/www",
-          { user: { uid: 1000, gid: 1000 } },
-          { network: { addresses: ["192.0.2.2/32", "fd00:0:0:1::2/64"], gateways: ["192.0.2.1"], dnsServers: [] } },
-        )),
+        ...shell,
+        drives: { ...shell.drives, ...most },
         network: { tapName: host.tap, macAddress: "02:00:00:00:00:02" },
         launch: { netns: host.netns, cgroupProcsPaths: host.cgroupProcsPaths, user: { uid, gid: uid } },
       };

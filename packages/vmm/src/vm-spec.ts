@@ -2,6 +2,8 @@ import { mib, ServiceError } from "@unkey/base";
 import type { VmSpec } from "./hypervisor.ts";
 
 const maxVcpuCount = 64;
+/** QEMU's microvm has 24 virtio-mmio transports; base, upper layer, config, serial ports and network take five of them. */
+const maxBaseParts = 16;
 /** With less, the guest kernel of this release panics before init runs. */
 const minMemoryBytes = 96 * mib;
 /** The path of a Unix socket fits sockaddr_un with its terminating zero (unix(7)). */
@@ -16,14 +18,21 @@ export function checkVmSpec(spec: VmSpec): void {
   if (!Number.isSafeInteger(spec.memoryBytes) || spec.memoryBytes < minMemoryBytes || spec.memoryBytes % mib !== 0) {
     invalid(`memoryBytes: ${spec.memoryBytes} is not a multiple of 1 MiB from 96 MiB up`);
   }
+  const { basePartPaths, ...drives } = spec.drives;
   for (const [field, path] of Object.entries({
     dir: spec.dir,
     kernelPath: spec.kernelPath,
     initrdPath: spec.initrdPath,
-    ...spec.drives,
+    ...drives,
   })) {
     checkPath(field, path);
   }
+  if (basePartPaths.length > maxBaseParts) {
+    invalid(
+      `basePartPaths: a VM has room for ${maxBaseParts} parts of its root filesystem, not ${basePartPaths.length}`,
+    );
+  }
+  for (const [index, path] of basePartPaths.entries()) checkPath(`basePartPaths[${index}]`, path);
   if (spec.network !== undefined) {
     if (!/^[A-Za-z0-9_.-]{1,15}$/.test(spec.network.tapName)) invalid("network.tapName is not an interface name");
     if (!/^[0-9a-f][26ae](:[0-9a-f]{2}){5}$/.test(spec.network.macAddress)) {

@@ -42,7 +42,7 @@ export async function defineProcess(deps: StepDeps, session: VmSession): Promise
       vcpuCount: vm.vcpuCount,
       memoryBytes: vm.memoryBytes,
       accelerator,
-      drives: { basePath: paths.rootfs, upperPath: paths.layer, configPath: paths.config },
+      drives: { basePath: paths.rootfs, basePartPaths: [], upperPath: paths.layer, configPath: paths.config },
       ...(network ? { network: { tapName: network.tap, macAddress: identity.guestMac } } : {}),
       launch: {
         ...(network ? { netns: network.netns } : {}),

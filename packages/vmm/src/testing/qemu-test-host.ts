@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
-import { accessSync, constants, truncateSync, writeFileSync } from "node:fs";
-import { copyFile, mkdir, mkdtemp, rm } from "node:fs/promises";
+import { accessSync, constants, statSync, truncateSync, writeFileSync } from "node:fs";
+import { chmod, copyFile, cp, mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -9,6 +9,7 @@ import { ensureGuestAssets, type GuestApp, type GuestSpec, renderGuestConfig } f
 import type { AppBehaviour, HypervisorFixture } from "../hypervisor.contract.ts";
 import type { VmSpec } from "../hypervisor.ts";
 import { QemuHypervisor } from "../qemu-hypervisor.ts";
+import { splitErofs } from "./split-erofs.ts";
 
 /** Kept between runs: the kernel is a download. */
 const cacheDir = fileURLToPath(new URL("../../../../node_modules/.cache/unkey-guest", import.meta.url));
@@ -35,6 +36,11 @@ export interface QemuFixture extends HypervisorFixture {
   readonly hypervisor: QemuHypervisor;
   /** A spec whose app runs `script` in busybox's shell; the image itself holds one static binary and nothing else. */
   newShellSpec(script: string, app?: Partial<GuestApp>, guest?: Partial<GuestSpec>): Promise<VmSpec>;
+  /** The same image with more files, as so many parts. */
+  newBaseInParts(
+    partCount: number,
+    files?: Readonly<Record<string, Uint8Array>>,
+  ): Promise<Pick<VmSpec["drives"], "basePath" | "basePartPaths">>;
 }
 
 export async function openQemuFixture(): Promise<QemuFixture> {
@@ -46,6 +52,19 @@ export async function openQemuFixture(): Promise<QemuFixture> {
   await mkdir(join(tree, "only"), { recursive: true });
   await copyFile("/usr/bin/busybox", join(tree, "only/busybox"));
   execFileSync("mkfs.erofs", ["--quiet", "--all-root", basePath, tree], { stdio: "ignore" });
+
+  const newBaseInParts: QemuFixture["newBaseInParts"] = async (partCount, files = {}) => {
+    const dir = await mkdtemp(join(root, "parts-"));
+    await chmod(dir, 0o711);
+    const image = join(dir, "base.erofs");
+    await cp(tree, join(dir, "tree"), { recursive: true });
+    for (const [name, content] of Object.entries(files)) writeFileSync(join(dir, "tree", name), content);
+    // Without a tail a file's inode stands with the others at the image's start, and all behind it is content.
+    const busybox = join(dir, "tree/only/busybox");
+    truncateSync(busybox, Math.ceil(statSync(busybox).size / 4096) * 4096);
+    execFileSync("mkfs.erofs", ["--quiet", "--all-root", image, join(dir, "tree")], { stdio: "ignore" });
+    return { basePath: image, basePartPaths: splitErofs(image, partCount) };
+  };
 
   const newShellSpec: QemuFixture["newShellSpec"] = async (script, app = {}, guest = {}) => {
     const dir = await mkdtemp(join(root, "vm-"));
@@ -76,12 +95,13 @@ export async function openQemuFixture(): Promise<QemuFixture> {
       vcpuCount: 1,
       memoryBytes: 256 * mib,
       accelerator: "tcg",
-      drives: { basePath, upperPath, configPath },
+      drives: { basePath, basePartPaths: [], upperPath, configPath },
     };
   };
   return {
     hypervisor: new QemuHypervisor(),
     newShellSpec,
+    newBaseInParts,
     newSpec: (app) =>
       app.kind === "does not exist" ? newShellSpec("", { argv: ["nonesuch"] }) : newShellSpec(scriptOf(app)),
     [Symbol.asyncDispose]: () => rm(root, { recursive: true }),
