@@ -402,7 +402,10 @@ export const errorCatalogue = {
     nextStep: "Check the asset id; list the tenant's assets to see what there is.",
   },
   ASSET_NOT_AVAILABLE: { code: "failed_precondition", nextStep: "Upload the asset again, or use another one." },
-  ASSET_IN_USE: { code: "failed_precondition", nextStep: "Delete the VMs that hold the asset first." },
+  ASSET_IN_USE: {
+    code: "failed_precondition",
+    nextStep: "Delete the VMs that hold the asset, or the assets that it is part of, first.",
+  },
   ASSET_SOURCE_REFUSED: {
     code: "failed_precondition",
     nextStep:

@@ -2,7 +2,7 @@ import { type AssetId, type Clock, KeyedTurns } from "@unkey/base";
 import type { Counter, Gauge, Logger, Metrics } from "@unkey/daemon";
 import type { Digest } from "./domain/asset.ts";
 import type { CollectionRules } from "./domain/collection.ts";
-import type { BlobCatalog, BlobStore, Candidate, CollectionCatalog, Position } from "./ports.ts";
+import type { BlobCatalog, BlobStore, Candidate, CollectionCatalog, HeldPart, Position } from "./ports.ts";
 import type { StoredBlobs } from "./stored-blobs.ts";
 import type { Uploads } from "./uploads.ts";
 
@@ -117,22 +117,38 @@ export class Collector {
     let freedBytes = expired.reduce((sum, { bytes }) => sum + bytes, 0);
     const swept = new Set(expired.map(({ id }) => id));
     const taken = new Map<Digest, number>();
+    const parts = new FreedParts();
+    parts.note(await collection.heldParts(rules, [...swept]));
     for await (const slice of this.#slices("sweepable", rules, () => maxPerPass - swept.size, signal)) {
       for (const { id, digest } of [...slice, ...(await collection.attachments(slice))]) {
         if (swept.has(id)) continue;
         swept.add(id);
         if (digest !== undefined) taken.set(digest, (taken.get(digest) ?? 0) + 1);
       }
+      parts.note(
+        await collection.heldParts(
+          rules,
+          slice.map(({ id }) => id),
+        ),
+      );
     }
     for (const [digest, times] of taken) {
       const record = await blobs.find(digest);
       if (record?.refs === times) freedBytes += record.sizeBytes;
     }
-    const marked: AssetId[] = [];
-    for await (const slice of this.#slices("markable", rules, () => maxPerPass - swept.size - marked.length, signal)) {
+    const markable = parts.freed();
+    const budget = maxPerPass - swept.size;
+    let looked = 0;
+    for await (const slice of this.#slices("markable", rules, () => budget - looked, signal)) {
       // What is attached to something swept would be gone by now.
-      marked.push(...slice.map(({ id }) => id).filter((id) => !swept.has(id)));
+      const left = slice.filter(({ id }) => !swept.has(id));
+      looked += left.length;
+      markable.push(...left);
     }
+    const marked = markable
+      .toSorted((a, b) => a.idleSinceMs - b.idleSinceMs || (a.id < b.id ? -1 : 1))
+      .slice(0, budget)
+      .map(({ id }) => id);
     const census = await this.#takeCensus(signal);
     for (const digest of census.orphans) {
       if (this.#orphans.has(digest)) freedBytes += (await store.size(digest, signal)) ?? 0;
@@ -230,6 +246,24 @@ export class Collector {
       await store.delete([digest], signal);
       return sizeBytes;
     });
+  }
+}
+
+/** Parts that nothing is made of any more once certain assets are gone. */
+class FreedParts {
+  readonly #seen = new Map<AssetId, { readonly part: HeldPart; places: number }>();
+
+  /** The places of parts in an asset that goes. */
+  note(places: readonly HeldPart[]): void {
+    for (const part of places) {
+      const seen = this.#seen.get(part.id);
+      if (seen === undefined) this.#seen.set(part.id, { part, places: 1 });
+      else seen.places += 1;
+    }
+  }
+
+  freed(): Candidate[] {
+    return [...this.#seen.values()].filter(({ part, places }) => places === part.places).map(({ part }) => part);
   }
 }
 

@@ -15,6 +15,7 @@ import {
   toLeaseId,
   toNumber,
   toOwner,
+  toPartIds,
   toQuery,
 } from "./messages.ts";
 import type { Builds } from "./ports.ts";
@@ -52,7 +53,7 @@ export function assetHandlers({
       return toAsset(await assets.register(toDeclaration(header)));
     },
     async beginUpload(request) {
-      return toAsset(await uploads.begin(toDescription(request), request.uploadKey));
+      return toAsset(await uploads.begin(toDescription(request), request.uploadKey, toPartIds(request.partIds)));
     },
     async appendUpload(requests, context) {
       const { signal } = callerOf(context);

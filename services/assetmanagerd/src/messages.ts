@@ -36,6 +36,7 @@ const kindMessages: Readonly<Record<AssetKind, KindMessage>> = {
   provenance: KindMessage.PROVENANCE,
   sbom: KindMessage.SBOM,
   image_blob: KindMessage.IMAGE_BLOB,
+  layer: KindMessage.LAYER,
 };
 
 const stateMessages: Readonly<Record<AssetState, StateMessage>> = {
@@ -58,6 +59,8 @@ export function toOwner(tenantId: string): Owner {
 }
 
 export const toAssetId = (text: string): AssetId => parseId("asset", text, "asset_id");
+export const toPartIds = (texts: readonly string[]): AssetId[] =>
+  texts.map((text) => parseId("asset", text, "part_ids"));
 export const toLeaseId = (text: string): LeaseId => parseId("lease", text, "lease_id");
 
 /** Lengths and durations; the contract keeps durations small, and no store holds 2^53 bytes. */
@@ -139,6 +142,12 @@ export function toAsset(asset: Asset): AssetMessage {
     attachedTo: asset.attachedTo ?? "",
     keep: asset.keep,
     receivedBytes: BigInt(asset.receivedBytes),
+    parts: asset.parts.map((part) => ({
+      assetId: part.id,
+      digest: part.digest,
+      sizeBytes: BigInt(part.sizeBytes),
+      state: stateMessages[part.state],
+    })),
   });
 }
 

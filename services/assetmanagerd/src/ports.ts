@@ -48,7 +48,10 @@ export interface AssetCatalog {
   usage(owner: Owner): Promise<Usage>;
   /** Length of that content, when `owner` has an available asset of it. */
   ownedSize(owner: Owner, digest: Digest): Promise<number | undefined>;
-  /** The owner gives the asset up, with what is attached to it. Throws ASSET_NOT_FOUND, ASSET_NOT_AVAILABLE or ASSET_IN_USE. */
+  /**
+   * The owner gives the asset up, with what is attached to it. Throws ASSET_NOT_FOUND, ASSET_NOT_AVAILABLE, or ASSET_IN_USE
+   * for what a lease holds and for parts.
+   */
   giveUp(owner: Owner, id: AssetId, nowMs: number): Promise<Asset>;
 }
 
@@ -57,13 +60,16 @@ export interface UploadWish extends AssetDescription {
   readonly key: string;
   /** Counted against the quota before any byte arrives. */
   readonly reserveBytes: number;
+  /** What the asset will be made of, in order; they stay from now on. */
+  readonly partIds: readonly AssetId[];
 }
 
 /** Assets in state uploading. */
 export interface UploadCatalog {
   /**
    * Adds an asset in state uploading, or answers what the key already names: that asset, or the one it became. Throws
-   * UPLOAD_KEY_REUSED, UPLOAD_LIMIT_REACHED, ASSET_QUOTA_EXCEEDED, or what `add` throws about attachments.
+   * UPLOAD_KEY_REUSED, UPLOAD_LIMIT_REACHED, ASSET_QUOTA_EXCEEDED, what `add` throws about attachments, and the same about
+   * parts.
    */
   begin(wish: UploadWish, quota: Quota, nowMs: number): Promise<Asset>;
   /** The owner's upload; what it became, once finished. Throws ASSET_NOT_FOUND. */
@@ -72,7 +78,7 @@ export interface UploadCatalog {
   reserve(owner: Owner, id: AssetId, bytes: number, quota: Quota): Promise<void>;
   /** `receivedBytes` are durable; `reservedBytes` are counted. */
   note(owner: Owner, id: AssetId, receivedBytes: number, reservedBytes: number, nowMs: number): Promise<void>;
-  /** The bytes are stored: the asset becomes available, or gives way to an equal one, which is answered. */
+  /** The bytes are stored: the asset becomes available, or gives way to an equal one whose parts are, which is answered. */
   finish(
     owner: Owner,
     id: AssetId,
@@ -101,13 +107,19 @@ export interface LeaseWish {
 /** What an asset is made of, as it was last found right. */
 export type Content = Pick<BlobRecord, "digest" | "identity">;
 
+/** The content of an asset, and of each of its parts in order. */
+export interface WholeContent extends Content {
+  readonly parts: readonly (Content & { readonly id: AssetId })[];
+}
+
 /** Who holds assets. */
 export interface LeaseCatalog {
   /**
-   * Takes a lease on available assets that the tenant may see, and notes their use; the same key with the same assets
-   * extends the lease there is. Throws ASSET_NOT_FOUND, ASSET_NOT_AVAILABLE or LEASE_KEY_REUSED.
+   * Takes a lease on available assets that the tenant may see and whose parts are available, and notes their use and that of
+   * their parts; the same key with the same assets extends the lease there is. Throws ASSET_NOT_FOUND, ASSET_NOT_AVAILABLE or
+   * LEASE_KEY_REUSED.
    */
-  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly contents: ReadonlyMap<AssetId, Content> }>;
+  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly contents: ReadonlyMap<AssetId, WholeContent> }>;
   /** Undefined when the lease has ended. */
   renew(tenantId: Owner, id: LeaseId, nowMs: number, expiresAtMs: number): Promise<Lease | undefined>;
   /** A lease that is gone already is success. */
@@ -157,6 +169,11 @@ export interface Candidate {
 /** Where a slice ended. */
 export type Position = Pick<Candidate, "id" | "idleSinceMs">;
 
+/** A part that would be garbage but for what it is a part of: the places in which it is named. */
+export interface HeldPart extends Candidate {
+  readonly places: number;
+}
+
 /** What a slice of a pass marked; `end` is undefined when nothing was left to look at. */
 export interface Marked {
   readonly ids: readonly AssetId[];
@@ -181,8 +198,10 @@ export interface CollectionCatalog {
   beginPass(nowMs: number): Promise<number>;
   /** Assets that an earlier pass marked and that no lease holds, after the given one. */
   sweepable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]>;
-  /** Assets that are idle or given up, unmarked, and that no lease holds, after the given one. */
+  /** Assets that are idle or given up, unmarked, part of nothing, and that no lease holds, after the given one. */
   markable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]>;
+  /** Parts of these that would be markable but for what they are parts of; one answer for each place. */
+  heldParts(rules: CollectionRules, wholes: readonly AssetId[]): Promise<HeldPart[]>;
   /** What is attached to these. */
   attachments(candidates: readonly Candidate[]): Promise<Pick<Candidate, "id" | "digest">[]>;
   /** Removes what is sweepable after the given one. Durable when `settle` resolves: until then no file may go. */

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { type AssetId, type Clock, type LeaseId, ServiceError } from "@unkey/base";
 import type { Counter, Logger, Metrics } from "@unkey/daemon";
-import type { Lease, Owner } from "./domain/asset.ts";
+import type { Digest, Lease, Owner } from "./domain/asset.ts";
 import type { LeaseCatalog, Stager, StagingMethod } from "./ports.ts";
 import type { StoredBlobs } from "./stored-blobs.ts";
 
@@ -26,6 +26,7 @@ export interface StagedAsset {
   readonly assetId: AssetId;
   readonly path: string;
   readonly method: StagingMethod;
+  readonly digest: Digest;
 }
 
 /** Assets on their way into VMs, and the leases that keep them while they are used. */
@@ -38,16 +39,17 @@ export class Staging {
     this.#staged = deps.metrics.counter("unkey_assets_staged_total", "Files staged, by how they came to their place.");
   }
 
-  /** Stages assets for a VM; the lease answered keeps them from collection. */
+  /**
+   * Stages assets for a VM, each followed by its parts; the lease answered keeps them from collection. Parts lie beside the
+   * whole as `<file name>.1` and so on.
+   */
   async prepare(
     request: PrepareAssets,
     signal: AbortSignal,
   ): Promise<{ readonly lease: Lease; readonly staged: readonly StagedAsset[] }> {
     const { leases, stored, stager, clock, log } = this.#deps;
     const { tenantId, leaseKey, placements, targetDir, leaseMs } = request;
-    if (new Set(placements.map(({ fileName }) => fileName)).size !== placements.length) {
-      throw new ServiceError("INVALID_REQUEST", "placements: two of them have the same file name");
-    }
+    mustDiffer(placements);
     const nowMs = clock.nowMs();
     // Lease first: a crash before staging leaves a lease that expires, never a file that nobody counts.
     const { lease, contents } = await leases.acquire({
@@ -58,18 +60,29 @@ export class Staging {
       expiresAtMs: nowMs + leaseMs,
     });
     try {
+      const files = placements.flatMap(({ assetId, fileName }) => {
+        const content = contents.get(assetId);
+        if (content === undefined) throw new Error(`the lease does not hold ${assetId}`);
+        const parts = content.parts.map((part, index) => ({
+          assetId: part.id,
+          fileName: `${fileName}.${index + 1}`,
+          content: part,
+        }));
+        return [{ assetId, fileName, content }, ...parts];
+      });
+      mustDiffer(files);
       const wanted = await Promise.all(
-        placements.map(async ({ assetId, fileName }) => {
-          const content = contents.get(assetId);
-          if (content === undefined) throw new Error(`the lease does not hold ${assetId}`);
-          return { blobPath: await stored.verifiedPath(content, signal), fileName };
-        }),
+        files.map(async ({ content, fileName }) => ({
+          blobPath: await stored.verifiedPath(content, signal),
+          fileName,
+        })),
       );
       const methods = await stager.stage(targetDir, wanted, signal);
-      const staged = placements.map(({ assetId, fileName }, index) => ({
+      const staged = files.map(({ assetId, fileName, content }, index) => ({
         assetId,
         path: join(targetDir, fileName),
         method: methods[index] ?? "copy",
+        digest: content.digest,
       }));
       for (const { method } of staged) this.#staged.inc({ method });
       if (staged.some(({ method }) => method !== "hard_link")) {
@@ -97,5 +110,15 @@ export class Staging {
 
   listLeases(tenantId: Owner, assetId: AssetId | undefined): Promise<Lease[]> {
     return this.#deps.leases.list(tenantId, assetId, this.#deps.clock.nowMs());
+  }
+}
+
+function mustDiffer(files: readonly { readonly fileName: string }[]): void {
+  const names = new Set<string>();
+  for (const { fileName } of files) {
+    if (names.has(fileName)) {
+      throw new ServiceError("INVALID_REQUEST", `placements: two files would have the same file name ${fileName}`);
+    }
+    names.add(fileName);
   }
 }

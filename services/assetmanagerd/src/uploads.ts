@@ -59,7 +59,7 @@ export class Uploads {
         return assets.add(declaration, quotaOf(owner), clock.nowMs());
       });
     }
-    const wish = { ...declaration, key: "", reserveBytes: sizeBytes };
+    const wish = { ...declaration, key: "", reserveBytes: sizeBytes, partIds: [] };
     const { id } = await uploads.begin(wish, quotaOf(owner), clock.nowMs());
     try {
       await this.append({ owner, id, offset: 0, declaredBytes: sizeBytes }, chunks, signal);
@@ -70,9 +70,10 @@ export class Uploads {
     }
   }
 
-  begin(description: AssetDescription, key: string): Promise<Asset> {
+  begin(description: AssetDescription, key: string, partIds: readonly AssetId[] = []): Promise<Asset> {
     const { uploads, clock, quotaOf } = this.#deps;
-    return uploads.begin({ ...description, key, reserveBytes: 0 }, quotaOf(description.owner), clock.nowMs());
+    const wish = { ...description, key, reserveBytes: 0, partIds };
+    return uploads.begin(wish, quotaOf(description.owner), clock.nowMs());
   }
 
   /** Adds `chunks` at `offset`. What arrived is kept and counted also when they break off. */

@@ -13,8 +13,9 @@ import { bytes, digestOf, type Fixture, graceMs, openFixture } from "./fixture.t
 /*
  * Random work by two tenants and the platform, with crashes: before any call to the catalog, the store or a file, this
  * process may cease to do anything at all, as after SIGKILL, and another one opens what it left. After each step the counts
- * of references and of usage must be what counting the assets gives, leased assets must be there with their bytes, and a
- * dry run must have said exactly what the pass then did. In the end everything is given up, and nothing may be left.
+ * of references and of usage must be what counting the assets gives, leased assets and the parts of whatever there is must
+ * be there with their bytes, and a dry run must have said exactly what the pass then did. In the end everything is given up,
+ * and nothing may be left.
  */
 
 const contents = ["", "a", "bb", "ccc", "dddd"].map(bytes);
@@ -30,7 +31,7 @@ type Step =
       readonly attachTo: number | undefined;
       readonly keep: boolean;
     }
-  | { readonly kind: "begin"; readonly owner: number; readonly key: number }
+  | { readonly kind: "begin"; readonly owner: number; readonly key: number; readonly parts: readonly number[] }
   | {
       readonly kind: "append" | "finish" | "cancel" | "lease" | "delete" | "register";
       readonly which: number;
@@ -54,7 +55,15 @@ const anyStep: fc.Arbitrary<Step> = fc.oneof(
       keep: fc.boolean(),
     }),
   },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("begin" as const), owner, key: fc.nat({ max: 2 }) }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constant("begin" as const),
+      owner,
+      key: fc.nat({ max: 4 }),
+      parts: fc.array(which, { maxLength: 2 }),
+    }),
+  },
   {
     weight: 8,
     arbitrary: fc.record({
@@ -92,6 +101,8 @@ class World {
     readonly assetId: AssetId;
     readonly untilMs: number;
   }[] = [];
+  /** The parts of what has been seen. */
+  readonly parts = new Map<AssetId, readonly AssetId[]>();
   readonly dir: string;
   nowMs = Date.now();
   #callsLeft: number | undefined;
@@ -206,7 +217,11 @@ async function perform(world: World, step: Step): Promise<void> {
   }
   if (step.kind === "begin") {
     const who = world.owners[step.owner] ?? "";
-    await manager.uploads.begin(describe(who, `key ${step.key}`, undefined, false), `key ${step.key}`);
+    const fit = (await assetsOf(world, who)).filter(
+      ({ state, parts, attachedTo }) => state === "available" && parts.length === 0 && attachedTo === undefined,
+    );
+    const partIds = step.parts.flatMap((index) => pick(fit, index)?.id ?? []);
+    await manager.uploads.begin(describe(who, `key ${step.key}`, undefined, false), `key ${step.key}`, partIds);
     return;
   }
   const chunk = contents[step.content] ?? bytes("");
@@ -269,7 +284,14 @@ async function check(world: World): Promise<void> {
     const assets = await assetsOf(world, who);
     const bytesStored = assets.reduce((sum, { sizeBytes, receivedBytes }) => sum + sizeBytes + receivedBytes, 0);
     assert.deepEqual(await catalog.assets.usage(who), { storedBytes: bytesStored, assetCount: assets.length });
-    for (const { digest, state, attachedTo, sizeBytes } of assets) {
+    for (const { id: wholeId, digest, state, attachedTo, sizeBytes, parts } of assets) {
+      const partIds = world.parts.get(wholeId) ?? parts.map(({ id }) => id);
+      world.parts.set(wholeId, partIds);
+      assert.deepEqual(
+        parts.map(({ id, state: partState }) => [id, partState]),
+        partIds.map((id) => [id, "available"]),
+        "a part is gone before what is made of it",
+      );
       if (digest !== undefined) counted.set(digest, (counted.get(digest) ?? 0) + 1);
       if (state === "available" && digest !== undefined) assert.equal(await blobs.size(digest), sizeBytes);
       assert.notEqual(state, "error");
@@ -296,12 +318,14 @@ async function check(world: World): Promise<void> {
 /** Gives everything up; what is left then has leaked. */
 async function giveAllUp(world: World): Promise<void> {
   world.nowMs += 10_000_000;
-  for (const who of world.owners) {
-    for (const { id, state } of await assetsOf(world, who)) {
-      if (state !== "uploading") await world.manager.assets.giveUp(who, id);
+  for (const isFree of [({ parts }: Asset) => parts.length > 0, () => true]) {
+    for (const who of world.owners) {
+      for (const asset of (await assetsOf(world, who)).filter(isFree)) {
+        if (asset.state !== "uploading") await world.manager.assets.giveUp(who, asset.id);
+      }
     }
+    for (let pass = 0; pass < 3; pass++) await world.manager.collector.collect(signal);
   }
-  for (let pass = 0; pass < 3; pass++) await world.manager.collector.collect(signal);
   for (const who of world.owners) assert.deepEqual(await assetsOf(world, who), []);
   assert.deepEqual(await Array.fromAsync(world.fixture.blobs.list()), []);
   assert.deepEqual(readdirSync(join(world.dir, "blobs", "incoming")), []);

@@ -1,6 +1,6 @@
 /**
  * Does one thing to a store and dies by SIGKILL at a named point of it. Arguments: directory, point, and what the
- * point needs (an asset id).
+ * point needs (an asset id: what is staged, or a part of what is uploaded).
  */
 import { parseId } from "@unkey/base";
 import type { AssetManagerParts } from "../src/asset-manager.ts";
@@ -88,8 +88,12 @@ switch (point) {
           ? { incoming }
           : { catalog: { ...real.catalog, uploads } },
     );
-    const upload = { owner: "" as const, id: (await manager.uploads.begin(declaration, "key")).id };
-    const { receivedBytes } = await manager.uploads.begin(declaration, "key");
+    const { id: uploadId, receivedBytes } = await manager.uploads.begin(
+      declaration,
+      "key",
+      id === undefined ? [] : [id],
+    );
+    const upload = { owner: "" as const, id: uploadId };
     await manager.uploads.append({ ...upload, offset: receivedBytes }, chunks(Infinity), signal);
     await manager.uploads.finish({ ...upload, expected: declaration.digest, sizeBytes: declaration.sizeBytes }, signal);
     break;

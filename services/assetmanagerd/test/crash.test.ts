@@ -132,6 +132,30 @@ for (const point of [
   });
 }
 
+test("what an upload is made of outlives a crash with it, and is still its own after the next start", async (t) => {
+  const dir = temporary(t);
+  const key = { uploadKey: "key", name: "crash", kind: AssetKind.ROOTFS };
+  let partId = "";
+  {
+    await using assets = await openFixture({ dir });
+    ({ assetId: partId } = await assets
+      .as("builderd")
+      .uploadAsset(uploadOf(bytes("layer"), { kind: AssetKind.LAYER })));
+  }
+  await crash(dir, "finishing, between blob and row", partId);
+  await using assets = await openFixture({ dir });
+  const builder = assets.as("builderd");
+  await rejectsWith(builder.beginUpload(key), "UPLOAD_KEY_REUSED");
+  const { assetId } = await builder.beginUpload({ ...key, partIds: [partId] });
+  await rejectsWith(builder.deleteAsset({ assetId: partId }), "ASSET_IN_USE");
+  const finished = await builder.finishUpload({
+    assetId,
+    digest: digestOf(content),
+    sizeBytes: BigInt(content.length),
+  });
+  assert.deepEqual([finished.state, finished.parts[0]?.assetId], [AssetState.AVAILABLE, partId]);
+});
+
 test("bytes that a crash left in the store under an unfinished upload cannot be written to", async (t) => {
   const dir = temporary(t);
   await crash(dir, "finishing, between blob and row");

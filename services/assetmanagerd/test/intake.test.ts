@@ -79,8 +79,24 @@ test("files elsewhere, links, and files that others can write to are refused", a
   await refused(join(assets.intake, "link"), /below an intake directory/);
   await refused(join(assets.intake, "nothing"), /cannot be found/);
   await refused(source(assets, "writable", 0o622), /others can write/);
-  linkSync(source(assets, "twice"), join(assets.intake, "again"));
-  await refused(join(assets.intake, "twice"), /one name/);
+  for (const mode of [0o600, 0o200, 0o640]) {
+    const twice = source(assets, "twice", mode);
+    linkSync(twice, join(assets.intake, "again"));
+    await refused(twice, /several names/);
+    for (const name of ["twice", "again"]) rmSync(join(assets.intake, name));
+  }
   mkdirSync(join(assets.intake, "directory"));
-  await refused(join(assets.intake, "directory"), /one name/);
+  await refused(join(assets.intake, "directory"), /not a file/);
+});
+
+test("a file with several names that nobody may write to is taken, and its other names stay", async () => {
+  await using assets = await openFixture();
+  const { tenantId } = assets;
+  const path = source(assets, "layer", 0o444);
+  linkSync(path, join(assets.intake, "cached"));
+  const assetId = await begin(assets);
+  await hand(assets, assetId, path);
+  await assets.as("builderd").finishUpload({ tenantId, assetId, ...content });
+  assert.equal(statSync(assets.blobPath(content.digest)).ino, statSync(join(assets.intake, "cached")).ino);
+  assert.equal(statSync(path).nlink, 3);
 });

@@ -5,8 +5,10 @@ import {
   type AssetDeclaration,
   type AssetDescription,
   type AssetKind,
+  type AssetPart,
   canonicalLabels,
   type Digest,
+  missingPart,
   type Owner,
   platform,
   type Quota,
@@ -32,6 +34,8 @@ export interface AssetRow {
   readonly last_used_at_ms: number;
   readonly marked_by: number | null;
   readonly lease_count: number;
+  /** JSON: [id, digest, size, state] of each. */
+  readonly parts: string;
 }
 
 /** True for an asset `a` that a living lease holds, directly or through what it is attached to; binds the present instant. */
@@ -39,13 +43,20 @@ export const heldNow = `EXISTS (
     SELECT 1 FROM lease_assets la JOIN leases l ON l.tenant_id = la.tenant_id AND l.lease_id = la.lease_id
     WHERE la.asset_id IN (a.asset_id, a.attached_to) AND l.expires_at_ms > ?)`;
 
-/** Selects assets with their living leases counted; binds the present instant first. */
+/** True for an asset `a` that another one is made of, be that complete or not. */
+export const partNow = "EXISTS (SELECT 1 FROM asset_parts ap WHERE ap.part_id = a.asset_id)";
+
+/** Selects assets with their living leases counted, and their parts; binds the present instant first. */
 export const selectAssets = `
   SELECT a.*, (
     SELECT COUNT(DISTINCT la.lease_id) FROM lease_assets la
     JOIN leases l ON l.tenant_id = la.tenant_id AND l.lease_id = la.lease_id
     WHERE la.asset_id IN (a.asset_id, a.attached_to) AND l.expires_at_ms > ?
-  ) AS lease_count
+  ) AS lease_count, (
+    SELECT json_group_array(json_array(p.asset_id, p.digest, p.size_bytes, p.state) ORDER BY ap.position)
+    FROM asset_parts ap JOIN assets p ON p.tenant_id = ap.tenant_id AND p.asset_id = ap.part_id
+    WHERE ap.asset_id = a.asset_id AND ap.tenant_id = a.tenant_id
+  ) AS parts
   FROM assets a`;
 
 /** The asset when `viewer` may see it: its own, or one of the platform that is more than an upload. */
@@ -71,19 +82,23 @@ export async function findOwned(
   return row === undefined ? undefined : toAsset(row);
 }
 
-/** The asset that uploading `declaration` again answers. */
+/** The asset that uploading `declaration` again answers: one made of the same parts, of which none is missing. */
 export async function findEqual(
   sql: SqlStatements,
   { owner, digest, kind, name, labels, attachedTo }: AssetDeclaration,
+  parts: readonly AssetPart[],
   nowMs: number,
 ): Promise<Asset | undefined> {
-  const row = await sql.one<AssetRow>(
+  const rows = await sql.query<AssetRow>(
     `${selectAssets} WHERE a.tenant_id = ? AND a.asset_id IN (SELECT d.asset_id FROM assets d WHERE d.digest = ?)
        AND a.kind = ? AND a.name = ? AND a.labels = ? AND a.attached_to = ? AND a.state IN ('available', 'error')`,
     [nowMs, owner, digest, kind, name, canonicalLabels(labels), attachedTo ?? ""],
   );
-  return row === undefined ? undefined : toAsset(row);
+  const wanted = contentsOf(parts);
+  return rows.map(toAsset).find((known) => contentsOf(known.parts) === wanted && missingPart(known) === undefined);
 }
+
+const contentsOf = (parts: readonly AssetPart[]): string => parts.map(({ digest }) => digest).join();
 
 /** Whoever declares an asset again means to use it, and may ask to keep it. */
 export async function refresh(tx: SqlStatements, known: Asset, keep: boolean, nowMs: number): Promise<Asset> {
@@ -224,6 +239,7 @@ export async function insertUploading(
     createdAtMs: nowMs,
     lastUsedAtMs: nowMs,
     leaseCount: 0,
+    parts: [],
   };
 }
 
@@ -265,5 +281,11 @@ export function toAsset(row: AssetRow): Asset {
     createdAtMs: row.created_at_ms,
     lastUsedAtMs: row.last_used_at_ms,
     leaseCount: row.lease_count,
+    parts: (JSON.parse(row.parts) as [AssetId, Digest, number, AssetState][]).map(([id, digest, sizeBytes, state]) => ({
+      id,
+      digest,
+      sizeBytes,
+      state,
+    })),
   };
 }

@@ -85,7 +85,9 @@ export class DiskIncomingFiles implements IncomingFiles {
     );
     const source = await file.stat();
     const { size, ino, nlink, uid, mode } = source;
-    if (!source.isFile() || nlink !== 1) refuse("it is not a file with one name");
+    if (!source.isFile()) refuse("it is not a file");
+    // Whoever has another name of it could change it, unless nobody may.
+    if (nlink !== 1 && (mode & 0o222) !== 0) refuse("it has several names and can be written to");
     if (uid !== process.getuid?.() || (mode & 0o022) !== 0) refuse("others can write to it");
     await admit(size);
     const path = this.path(id);

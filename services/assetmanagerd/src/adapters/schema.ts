@@ -160,4 +160,20 @@ export const migrations: readonly Migration[] = [
       CREATE TABLE blob_keys (digest TEXT PRIMARY KEY, tenant_id TEXT NOT NULL, wrapped BLOB NOT NULL);
     `,
   },
+  {
+    id: 4,
+    sql: `
+      -- What assets are made of: other assets of their owner.
+      CREATE TABLE asset_parts (
+        tenant_id TEXT NOT NULL,
+        asset_id TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        part_id TEXT NOT NULL,
+        PRIMARY KEY (asset_id, position),
+        FOREIGN KEY (tenant_id, asset_id) REFERENCES assets (tenant_id, asset_id) ON DELETE CASCADE
+      ) WITHOUT ROWID;
+      CREATE INDEX asset_parts_by_part ON asset_parts (part_id);
+      ALTER TABLE uploads ADD COLUMN part_ids TEXT NOT NULL DEFAULT '[]';
+    `,
+  },
 ];

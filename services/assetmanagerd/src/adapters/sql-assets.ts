@@ -3,6 +3,7 @@ import type { Sql, SqlValue } from "@unkey/sql";
 import { type Asset, type AssetDeclaration, type Digest, type Owner, platform, type Quota } from "../domain/asset.ts";
 import { stateAfter } from "../domain/asset-states.ts";
 import type { AssetCatalog, AssetQuery, Usage } from "../ports.ts";
+import { mustBeNoPart } from "./asset-parts.ts";
 import {
   type AssetRow,
   findEqual,
@@ -29,7 +30,7 @@ export class SqlAssets implements AssetCatalog {
     const { digest, sizeBytes } = declaration;
     return this.#sql.transaction(async (tx) => {
       if (identity !== undefined) await mend(tx, { digest, identity }, nowMs);
-      const known = await findEqual(tx, declaration, nowMs);
+      const known = await findEqual(tx, declaration, [], nowMs);
       if (known !== undefined) return refresh(tx, known, declaration.keep, nowMs);
       await mustAttach(tx, declaration, nowMs);
       const upload = await insertUploading(tx, declaration, sizeBytes, quota, nowMs);
@@ -104,6 +105,7 @@ export class SqlAssets implements AssetCatalog {
           metadata: { leaseCount: String(asset.leaseCount) },
         });
       }
+      await mustBeNoPart(tx, owner, id);
       const give =
         "UPDATE assets SET state = 'deleting', idle_since_ms = 0 WHERE tenant_id = ? AND state IN ('available', 'error')";
       await tx.run(`${give} AND asset_id = ?`, [owner, id]);

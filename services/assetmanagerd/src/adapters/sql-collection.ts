@@ -2,8 +2,8 @@ import type { AssetId } from "@unkey/base";
 import type { Sql, SqlStatements, SqlValue } from "@unkey/sql";
 import type { Digest, Owner } from "../domain/asset.ts";
 import { type CollectionRules, idleCutoffMs } from "../domain/collection.ts";
-import type { Candidate, Census, CollectionCatalog, Marked, Position, Swept } from "../ports.ts";
-import { count, heldNow } from "./asset-rows.ts";
+import type { Candidate, Census, CollectionCatalog, HeldPart, Marked, Position, Swept } from "../ports.ts";
+import { count, heldNow, partNow } from "./asset-rows.ts";
 
 interface PositionRow {
   readonly asset_id: AssetId;
@@ -26,12 +26,12 @@ const removed = "RETURNING tenant_id, asset_id, state, digest, size_bytes, idle_
 
 /** Binds the last one's id, the pass, the cutoff, the present instant and a limit. */
 const sweepable = `FROM assets a
-  WHERE a.marked_by IS NOT NULL AND a.asset_id > ? AND a.marked_by < ? AND a.idle_since_ms < ? AND NOT ${heldNow}
+  WHERE a.marked_by IS NOT NULL AND a.asset_id > ? AND a.marked_by < ? AND a.idle_since_ms < ? AND NOT ${heldNow} AND NOT ${partNow}
   ORDER BY a.asset_id LIMIT ?`;
 /** Binds the cutoff, the last one's idleness and id, the present instant and a limit. */
 const markable = `FROM assets a
   WHERE a.marked_by IS NULL AND a.idle_since_ms IS NOT NULL AND a.idle_since_ms < ?
-    AND (a.idle_since_ms, a.asset_id) > (?, ?) AND NOT ${heldNow}
+    AND (a.idle_since_ms, a.asset_id) > (?, ?) AND NOT ${heldNow} AND NOT ${partNow}
   ORDER BY a.idle_since_ms, a.asset_id LIMIT ?`;
 
 function sweepableAfter(rules: CollectionRules, after: Position | undefined, limit: number): SqlValue[] {
@@ -72,6 +72,18 @@ export class SqlCollection implements CollectionCatalog {
       markableAfter(rules, after, limit),
     );
     return rows.map(toCandidate);
+  }
+
+  async heldParts(rules: CollectionRules, wholes: readonly AssetId[]): Promise<HeldPart[]> {
+    const rows = await this.#sql.query<CandidateRow & { places: number }>(
+      `SELECT a.tenant_id, a.asset_id, a.digest, a.idle_since_ms,
+         (SELECT COUNT(*) FROM asset_parts o WHERE o.part_id = a.asset_id) AS places
+       FROM asset_parts gone JOIN assets a ON a.tenant_id = gone.tenant_id AND a.asset_id = gone.part_id
+       WHERE gone.asset_id IN (SELECT value FROM json_each(?))
+         AND a.marked_by IS NULL AND a.idle_since_ms < ? AND NOT ${heldNow}`,
+      [JSON.stringify(wholes), idleCutoffMs(rules), rules.nowMs],
+    );
+    return rows.map((row) => ({ ...toCandidate(row), places: row.places }));
   }
 
   async attachments(candidates: readonly Candidate[]): Promise<Pick<Candidate, "id" | "digest">[]> {

@@ -1,8 +1,8 @@
 import { type AssetId, type LeaseId, newId, ServiceError } from "@unkey/base";
 import type { Sql, SqlStatements } from "@unkey/sql";
-import type { Asset, Digest, Lease, Owner } from "../domain/asset.ts";
-import type { Content, LeaseCatalog, LeaseWish } from "../ports.ts";
-import { findVisible, refresh } from "./asset-rows.ts";
+import { type Asset, type Digest, type Lease, missingPart, type Owner } from "../domain/asset.ts";
+import type { LeaseCatalog, LeaseWish, WholeContent } from "../ports.ts";
+import { findOwned, findVisible, refresh } from "./asset-rows.ts";
 
 interface LeaseRow {
   readonly tenant_id: Owner;
@@ -18,7 +18,7 @@ export class SqlLeases implements LeaseCatalog {
     this.#sql = sql;
   }
 
-  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly contents: ReadonlyMap<AssetId, Content> }> {
+  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly contents: ReadonlyMap<AssetId, WholeContent> }> {
     const { tenantId, key, nowMs, expiresAtMs } = wish;
     const assetIds = [...new Set(wish.assetIds)];
     return this.#sql.transaction(async (tx) => {
@@ -29,7 +29,6 @@ export class SqlLeases implements LeaseCatalog {
       const living = held !== undefined && held.expires_at_ms > nowMs;
       if (held !== undefined && !living) await deleteLease(tx, tenantId, held.lease_id);
       const assets: Asset[] = [];
-      const digests = new Map<AssetId, Digest>();
       for (const id of assetIds) {
         const asset = await findVisible(tx, tenantId, id, nowMs);
         if (asset === undefined) throw new ServiceError("ASSET_NOT_FOUND", `there is no asset ${id}`);
@@ -38,14 +37,27 @@ export class SqlLeases implements LeaseCatalog {
         if (!usable || asset.digest === undefined) {
           throw new ServiceError("ASSET_NOT_AVAILABLE", `asset ${id} is in state ${asset.state}`);
         }
+        const missing = missingPart(asset);
+        if (missing !== undefined) {
+          throw new ServiceError(
+            "ASSET_NOT_AVAILABLE",
+            `the part ${missing.id} of asset ${id} is in state ${missing.state}`,
+            { metadata: { partId: missing.id } },
+          );
+        }
         assets.push(asset);
-        digests.set(id, asset.digest);
       }
       const lease = living
         ? await extendLease(tx, held, assetIds, expiresAtMs)
         : await insertLease(tx, { tenantId, key, assetIds, nowMs, expiresAtMs }, assets);
-      for (const asset of assets) await refresh(tx, asset, false, nowMs);
-      return { lease, contents: await contentsOf(tx, digests) };
+      for (const asset of assets) {
+        await refresh(tx, asset, false, nowMs);
+        for (const { id } of asset.parts) {
+          const part = await findOwned(tx, asset.owner, id, nowMs);
+          if (part !== undefined) await refresh(tx, part, false, nowMs);
+        }
+      }
+      return { lease, contents: await contentsOf(tx, assets) };
     });
   }
 
@@ -76,16 +88,23 @@ export class SqlLeases implements LeaseCatalog {
   }
 }
 
-async function contentsOf(
-  tx: SqlStatements,
-  digests: ReadonlyMap<AssetId, Digest>,
-): Promise<ReadonlyMap<AssetId, Content>> {
+async function contentsOf(tx: SqlStatements, assets: readonly Asset[]): Promise<ReadonlyMap<AssetId, WholeContent>> {
+  const digests = assets.flatMap(({ digest, parts }) => [digest, ...parts.map((part) => part.digest)]);
   const rows = await tx.query<{ digest: Digest; identity: string | null }>(
-    `SELECT digest, identity FROM blobs WHERE digest IN (${[...digests].map(() => "?").join(", ")})`,
-    [...digests.values()],
+    "SELECT digest, identity FROM blobs WHERE digest IN (SELECT value FROM json_each(?))",
+    [JSON.stringify(digests)],
   );
   const identities = new Map(rows.map(({ digest, identity }) => [digest, identity ?? undefined]));
-  return new Map([...digests].map(([id, digest]) => [id, { digest, identity: identities.get(digest) }]));
+  const contents = new Map<AssetId, WholeContent>();
+  for (const { id, digest, parts } of assets) {
+    if (digest === undefined) continue;
+    contents.set(id, {
+      digest,
+      identity: identities.get(digest),
+      parts: parts.map((part) => ({ id: part.id, digest: part.digest, identity: identities.get(part.digest) })),
+    });
+  }
+  return contents;
 }
 
 async function insertLease(tx: SqlStatements, wish: LeaseWish, assets: readonly Asset[]): Promise<Lease> {

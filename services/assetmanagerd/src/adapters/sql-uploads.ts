@@ -1,7 +1,8 @@
 import { type AssetId, ServiceError } from "@unkey/base";
 import type { Sql, SqlStatements } from "@unkey/sql";
-import { type Asset, canonicalLabels, type Digest, type Owner, type Quota } from "../domain/asset.ts";
+import { type Asset, canonicalLabels, type Digest, missingPart, type Owner, type Quota } from "../domain/asset.ts";
 import type { UploadCatalog, UploadWish } from "../ports.ts";
+import { insertParts } from "./asset-parts.ts";
 import {
   count,
   findEqual,
@@ -20,6 +21,8 @@ interface UploadRow {
   readonly tenant_id: Owner;
   readonly asset_id: AssetId;
   readonly became_id: AssetId | null;
+  /** JSON, as they were declared. */
+  readonly part_ids: string;
 }
 
 export class SqlUploads implements UploadCatalog {
@@ -31,11 +34,12 @@ export class SqlUploads implements UploadCatalog {
 
   begin(wish: UploadWish, quota: Quota, nowMs: number): Promise<Asset> {
     const { owner, key } = wish;
+    const partIds = JSON.stringify(wish.partIds);
     return this.#sql.transaction(async (tx) => {
       const known = key === "" ? undefined : await uploadOfKey(tx, owner, key);
       const asset = known && (await findOwned(tx, owner, known.became_id ?? known.asset_id, nowMs));
-      if (asset?.state === "uploading" || asset?.state === "available") {
-        if (!isSame(asset, wish)) {
+      if (known !== undefined && asset !== undefined && isOfUse(asset)) {
+        if (!isSame(asset, wish) || known.part_ids !== partIds) {
           throw new ServiceError("UPLOAD_KEY_REUSED", "the upload key already names an upload of something else");
         }
         return asset;
@@ -50,13 +54,12 @@ export class SqlUploads implements UploadCatalog {
         throw new ServiceError("UPLOAD_LIMIT_REACHED", `${maxOpenUploads} uploads are open`);
       }
       const begun = await insertUploading(tx, wish, wish.reserveBytes, quota, nowMs);
-      await tx.run("INSERT INTO uploads (tenant_id, asset_id, upload_key, touched_at_ms) VALUES (?, ?, ?, ?)", [
-        owner,
-        begun.id,
-        key,
-        nowMs,
-      ]);
-      return begun;
+      await insertParts(tx, begun, wish.partIds, nowMs);
+      await tx.run(
+        "INSERT INTO uploads (tenant_id, asset_id, upload_key, part_ids, touched_at_ms) VALUES (?, ?, ?, ?, ?)",
+        [owner, begun.id, key, partIds, nowMs],
+      );
+      return wish.partIds.length === 0 ? begun : ((await findOwned(tx, owner, begun.id, nowMs)) ?? begun);
     });
   }
 
@@ -98,7 +101,7 @@ export class SqlUploads implements UploadCatalog {
       const upload = await findOwned(tx, owner, id, nowMs);
       if (upload?.state !== "uploading") throw new ServiceError("ASSET_NOT_FOUND", `there is no upload ${id}`);
       await mend(tx, stored, nowMs);
-      const known = await findEqual(tx, { ...upload, ...stored }, nowMs);
+      const known = await findEqual(tx, { ...upload, ...stored }, upload.parts, nowMs);
       let asset: Asset;
       if (known === undefined) {
         await mustAttach(tx, upload, nowMs);
@@ -169,6 +172,11 @@ function uploadOfKey(tx: SqlStatements, owner: Owner, key: string): Promise<Uplo
     owner,
     key,
   ]);
+}
+
+/** What a key names can be gone on with, or used. */
+function isOfUse(asset: Asset): boolean {
+  return asset.state === "uploading" || (asset.state === "available" && missingPart(asset) === undefined);
 }
 
 function isSame(asset: Asset, wish: UploadWish): boolean {

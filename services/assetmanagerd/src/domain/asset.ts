@@ -17,6 +17,7 @@ export const assetKinds = [
   "provenance",
   "sbom",
   "image_blob",
+  "layer",
 ] as const;
 export type AssetKind = (typeof assetKinds)[number];
 
@@ -40,9 +41,19 @@ export interface AssetDeclaration extends AssetDescription {
   readonly sizeBytes: number;
 }
 
+/** Another asset of the owner that an asset is of no use without. */
+export interface AssetPart {
+  readonly id: AssetId;
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  readonly state: AssetState;
+}
+
 export interface Asset extends AssetDescription {
   readonly id: AssetId;
   readonly state: AssetState;
+  /** In order. They stay while this one does, and have no parts themselves. */
+  readonly parts: readonly AssetPart[];
   /** Undefined while uploading. */
   readonly digest: Digest | undefined;
   /** 0 while uploading. */
@@ -64,6 +75,11 @@ export interface Lease {
   readonly key: string;
   readonly assetIds: readonly AssetId[];
   readonly expiresAtMs: number;
+}
+
+/** The first part that keeps the whole from being used. */
+export function missingPart({ parts }: Pick<Asset, "parts">): AssetPart | undefined {
+  return parts.find(({ state }) => state !== "available");
 }
 
 /** What a tenant may store; 0 for no limit. */
