@@ -1,11 +1,9 @@
-import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
 import { isAbsolute } from "node:path";
-import { formatBytes, mib, ServiceError, type TenantId } from "@unkey/base";
+import { ServiceError, type TenantId } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
 import { credentialsFor, type ImageReference, parseImageReference, type RegistryCredentials } from "@unkey/oci";
 import type { CredentialStore } from "../ports.ts";
-
-const maxFileBytes = mib;
+import { OperatorFile } from "./operator-file.ts";
 
 type Logins = ReadonlyMap<string, ReadonlyMap<string, RegistryCredentials>>;
 
@@ -14,87 +12,46 @@ type Logins = ReadonlyMap<string, ReadonlyMap<string, RegistryCredentials>>;
  *
  *     { "<tenant>": { "registry.example/team": { "username": "robot", "passwordFile": "/etc/unkey/robot" } } }
  *
- * with `password` in place of `passwordFile` (absolute; as private) where it shall stand there itself. It is read again whenever it
- * has changed. A file that has become wrong, or readable by others, gives no login any more: builds that would have used one
+ * with `password` in place of `passwordFile` (absolute; as private) where it shall stand there itself. A change is seen at the
+ * next build. A file that has become wrong, or readable by others, gives no login any more: builds that would have used one
  * fail and say so, rather than ask the registry as nobody.
  */
 export class CredentialFile implements CredentialStore {
-  readonly #path: string | undefined;
-  readonly #log: Logger;
-  #version = "";
-  #logins: Logins = new Map();
-  #problem: Error | undefined;
+  readonly #file: OperatorFile<Logins> | undefined;
 
   /** Without a path there are no logins. Throws why the file cannot be used. */
   constructor(path: string | undefined, log: Logger) {
-    this.#path = path;
-    this.#log = log;
-    this.#refresh();
-    if (this.#problem !== undefined) throw this.#problem;
+    if (path !== undefined) {
+      this.#file = new OperatorFile({
+        path,
+        name: "the file of registry logins",
+        parse: parseLogins,
+        isPrivate: true,
+        log,
+      });
+    }
   }
 
   async find(tenantId: TenantId, reference: ImageReference): Promise<RegistryCredentials | undefined> {
-    this.#refresh();
-    const found = credentialsFor(reference, this.#logins.get(tenantId) ?? new Map());
-    if (found === undefined || this.#problem === undefined) return found;
+    const found = credentialsFor(reference, this.#file?.value.get(tenantId) ?? new Map());
+    const problem = this.#file?.problem;
+    if (found === undefined || problem === undefined) return found;
     throw new ServiceError(
       "REGISTRY_CREDENTIALS_UNUSABLE",
       `the platform's login for ${reference.registry} cannot be used now`,
-      { cause: this.#problem },
+      { cause: problem },
     );
   }
 
   /** Throws while the file cannot be used. */
   check(): void {
-    this.#refresh();
-    if (this.#problem !== undefined) throw this.#problem;
-  }
-
-  #refresh(): void {
-    const path = this.#path;
-    if (path === undefined) return;
-    try {
-      const files = new PrivateFiles();
-      const document = files.read(path);
-      // Password files are read each time: they may change by themselves.
-      const logins = parseLogins(document, files);
-      if (files.version === this.#version && this.#problem === undefined) return;
-      this.#logins = logins;
-      this.#problem = undefined;
-      this.#version = files.version;
-      this.#log.info("registry logins read", { path, tenants: logins.size });
-    } catch (cause) {
-      const said = cause instanceof Error ? cause.message : String(cause);
-      const problem = new Error(`the registry logins in ${path}: ${said}`, { cause });
-      if (problem.message !== this.#problem?.message)
-        this.#log.error("registry logins refused", { path, error: problem });
-      this.#problem = problem;
-    }
+    this.#file?.check();
   }
 }
 
-/** Reads files of secrets and remembers which they were. */
-class PrivateFiles {
-  version = "";
+type ReadFile = (path: string) => string;
 
-  read(path: string): string {
-    const file = openSync(path, "r");
-    try {
-      const { mode, uid, ino, size, mtimeNs, ctimeNs } = fstatSync(file, { bigint: true });
-      if ((Number(mode) & 0o170000) !== 0o100000) throw new Error(`${path} is not a regular file`);
-      if ((Number(mode) & 0o077) !== 0) throw new Error(`${path} can be read by others; run chmod 600 on it`);
-      const own = BigInt(process.geteuid?.() ?? 0);
-      if (uid !== own && uid !== 0n) throw new Error(`${path} belongs to another user`);
-      if (size > maxFileBytes) throw new Error(`${path} is over ${formatBytes(maxFileBytes)}`);
-      this.version += `${path} ${ino} ${size} ${mtimeNs} ${ctimeNs}\n`;
-      return readFileSync(file, "utf8");
-    } finally {
-      closeSync(file);
-    }
-  }
-}
-
-function parseLogins(text: string, files: PrivateFiles): Logins {
+function parseLogins(text: string, read: ReadFile): Logins {
   let json: unknown;
   try {
     json = JSON.parse(text);
@@ -108,7 +65,7 @@ function parseLogins(text: string, files: PrivateFiles): Logins {
       new Map(
         Object.entries(objectOf(prefixes, tenantId)).map(([prefix, login]) => [
           checkPrefix(prefix),
-          parseLogin(objectOf(login, prefix), prefix, files),
+          parseLogin(objectOf(login, prefix), prefix, read),
         ]),
       ),
     ]),
@@ -127,11 +84,7 @@ function checkPrefix(prefix: string): string {
   );
 }
 
-function parseLogin(
-  login: Readonly<Record<string, unknown>>,
-  prefix: string,
-  files: PrivateFiles,
-): RegistryCredentials {
+function parseLogin(login: Readonly<Record<string, unknown>>, prefix: string, read: ReadFile): RegistryCredentials {
   const { username, password, passwordFile, ...others } = login;
   const [other] = Object.keys(others);
   if (other !== undefined) throw new Error(`${prefix}: a login has no ${JSON.stringify(other)}`);
@@ -144,7 +97,7 @@ function parseLogin(
   if (passwordFile !== undefined && (typeof passwordFile !== "string" || !isAbsolute(passwordFile))) {
     throw new Error(`${prefix}: passwordFile is not an absolute path`);
   }
-  const secret = passwordFile === undefined ? password : files.read(passwordFile).trim();
+  const secret = passwordFile === undefined ? password : read(passwordFile).trim();
   if (typeof secret !== "string" || secret === "") throw new Error(`${prefix}: the password is empty`);
   return { username, password: secret };
 }
