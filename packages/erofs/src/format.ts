@@ -29,6 +29,17 @@ export const dataLayout = {
 
 export const nullAddress = 0xffff_ffff;
 
+/** A file's last bytes are put behind its inode when they are no more than these; more of them take a block. */
+export const maxInlineTailBytes = blockBytes / 2;
+
+/** What a file's data takes of its blocks, the last of them perhaps padded, and of the room behind its inode. */
+export function fileDataOf(sizeBytes: number): { readonly blocks: number; readonly tailBytes: number } {
+  const over = sizeBytes % blockBytes;
+  return over <= maxInlineTailBytes
+    ? { blocks: (sizeBytes - over) / blockBytes, tailBytes: over }
+    : { blocks: wholeBlocks(sizeBytes), tailBytes: 0 };
+}
+
 /** By kind: the file type bits of a mode and the type in a directory entry. */
 export const fileTypes = {
   file: { modeBits: 0o100000, entryType: 1 },
@@ -39,12 +50,18 @@ export const fileTypes = {
   symlink: { modeBits: 0o120000, entryType: 7 },
 } as const;
 
-const superblockOffset = 1024;
-const magic = 0xe0f5_e1e2;
-const compatChecksum = 0x1;
+export const superblockOffset = 1024;
+export const superblockBytes = 128;
+export const magic = 0xe0f5_e1e2;
+export const compatChecksum = 0x1;
 /** Times of inodes are modification times. */
 const compatMtime = 0x2;
 const incompatChunkedFiles = 0x4;
+export const incompatDeviceTable = 0x8;
+/** One device in the table, which starts at a multiple of it. */
+export const deviceSlotBytes = 128;
+/** What fits behind the superblock is 23; nothing attaches as many to a virtual machine. */
+export const maxDevices = 16;
 
 export interface Superblock {
   readonly rootNid: number;
@@ -55,6 +72,16 @@ export interface Superblock {
   readonly sharedXattrBlock: number;
   readonly uuid: Buffer;
   readonly hasChunks: boolean;
+  readonly devices: readonly MappedDevice[];
+}
+
+/** A further device that holds blocks of files. */
+export interface MappedDevice {
+  /** SHA-256 of its bytes, in hexadecimal digits. */
+  readonly digest: string;
+  readonly blockCount: number;
+  /** Where its first block stands among the image's block numbers: behind the image's own blocks and other devices'. */
+  readonly mappedBlock: number;
 }
 
 /** The image's first block. */
@@ -71,8 +98,20 @@ export function superblock(facts: Superblock): Buffer {
   // Where inode numbers count from (at + 40) stays 0: the start of the image.
   block.writeUInt32LE(facts.sharedXattrBlock, at + 44);
   facts.uuid.copy(block, at + 48);
-  block.writeUInt32LE(facts.hasChunks ? incompatChunkedFiles : 0, at + 80);
-  block.writeUInt32LE(crc32c(block.subarray(at)), at + 4);
+  const incompat = (facts.hasChunks ? incompatChunkedFiles : 0) | (facts.devices.length > 0 ? incompatDeviceTable : 0);
+  block.writeUInt32LE(incompat, at + 80);
+  if (facts.devices.length > 0) {
+    const tableAt = at + superblockBytes;
+    block.writeUInt16LE(facts.devices.length, at + 86);
+    block.writeUInt16LE(tableAt / deviceSlotBytes, at + 88);
+    for (const [index, { digest, blockCount, mappedBlock }] of facts.devices.entries()) {
+      const slot = tableAt + index * deviceSlotBytes;
+      block.write(digest, slot, "latin1");
+      block.writeUInt32LE(blockCount, slot + 64);
+      block.writeUInt32LE(mappedBlock, slot + 68);
+    }
+  }
+  block.writeUInt32LE(superblockChecksum(block), at + 4);
   return block;
 }
 
@@ -144,6 +183,11 @@ const castagnoli = Uint32Array.from({ length: 256 }, (_, byte) => {
   for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0x82f6_3b78 : crc >>> 1;
   return crc;
 });
+
+/** Of the image's first block, from the superblock on and with a checksum of zero: what belongs in its place. */
+export function superblockChecksum(block: Buffer): number {
+  return crc32c(block.subarray(superblockOffset));
+}
 
 /** CRC-32C without its last inversion, as the kernel's crc32c() gives it. */
 function crc32c(bytes: Uint8Array): number {

@@ -1,8 +1,12 @@
+export { maxInlineTailBytes } from "./format.ts";
+export { readDeviceTable } from "./read-device-table.ts";
 export type {
+  ErofsDevice,
   ErofsDirectory,
   ErofsFile,
   ErofsMetadata,
   ErofsNode,
+  ErofsPlace,
   ErofsRange,
   ErofsSpecial,
   ErofsSymlink,

@@ -5,7 +5,10 @@ import {
   compactInodeBytes,
   dataLayout,
   extendedInodeBytes,
+  fileDataOf,
+  type MappedDevice,
   maxBlocks,
+  maxDevices,
   maxRootNid,
   slotBytes,
   slotsPerBlock,
@@ -15,7 +18,7 @@ import { chunkLayout, chunkListBytes } from "./holes.ts";
 import { chunksOf, type Inode } from "./inode.ts";
 import { SlotAllocator } from "./slot-allocator.ts";
 import { survey } from "./survey.ts";
-import type { ErofsDirectory, ErofsFile, ErofsNode } from "./tree.ts";
+import type { ErofsDevice, ErofsDirectory, ErofsFile, ErofsNode } from "./tree.ts";
 import type { XattrTable } from "./xattr-table.ts";
 
 /*
@@ -43,13 +46,15 @@ export interface Plan {
   readonly blockCount: number;
   readonly hasChunks: boolean;
   readonly rootNid: number;
+  readonly devices: readonly MappedDevice[];
 }
 
 /** A group's metadata is held in memory: at most these blocks, or one inode with all that belongs to it. */
 const maxGroupBlocks = 256;
 
 /** Throws IMAGE_TOO_LARGE or IMAGE_LAYER_INVALID for what EROFS cannot hold, RangeErrors for a contradictory tree. */
-export function planImage(root: ErofsDirectory, files: readonly ErofsFile[]): Plan {
+export function planImage(root: ErofsDirectory, files: readonly ErofsFile[], devices: readonly ErofsDevice[]): Plan {
+  checkDevices(devices);
   const { inodes, treeInodes, fileInodes, commonMtimeNs, xattrs } = survey(root, files);
   const space = new BlockSpace();
   const measure = (inode: Inode): Extent => measureInode(inode, commonMtimeNs, xattrs);
@@ -61,6 +66,12 @@ export function planImage(root: ErofsDirectory, files: readonly ErofsFile[]): Pl
   const hasChunks = fileInodes.some(({ layout }) => layout === dataLayout.chunks);
   // fsck.erofs 1.5 reads a few bytes behind every inode, attributes or none: the last inode is not the end of the image.
   const blockCount = space.take(1) + 1;
+  const mapped = devices.map(({ digest, blockCount: blocks }) => ({
+    digest,
+    blockCount: blocks,
+    mappedBlock: space.take(blocks),
+  }));
+  for (const inode of fileInodes) placeInDevice(inode, mapped);
   return {
     inodes,
     treeGroups,
@@ -71,7 +82,33 @@ export function planImage(root: ErofsDirectory, files: readonly ErofsFile[]): Pl
     blockCount,
     hasChunks,
     rootNid,
+    devices: mapped,
   };
+}
+
+function checkDevices(devices: readonly ErofsDevice[]): void {
+  if (devices.length > maxDevices) throw new RangeError(`an image has ${maxDevices} devices at most`);
+  for (const { digest, blockCount } of devices) {
+    if (!/^[0-9a-f]{64}$/.test(digest)) throw new RangeError("a device's digest is no sha256 in hexadecimal digits");
+    if (!Number.isSafeInteger(blockCount) || blockCount < 1) throw new RangeError("a device has no blocks");
+  }
+}
+
+/** Gives a file that has its blocks in a device their number there. */
+function placeInDevice(inode: Inode, devices: readonly MappedDevice[]): void {
+  const { node } = inode;
+  if (node.kind !== "file" || node.place === undefined) return;
+  const device = devices[node.place.device];
+  const { blocks, tailBytes } = fileDataOf(node.sizeBytes);
+  const { block } = node.place;
+  if (device === undefined || !Number.isSafeInteger(block) || block < 0 || block + blocks > device.blockCount) {
+    throw new RangeError("a file's place is not in a device");
+  }
+  if (node.data !== undefined) throw new RangeError("a file with holes has a place in a device");
+  if (tailBytes > 0 && inode.layout !== dataLayout.inline) {
+    throw new RangeError("a file with a place in a device has attributes that leave no room for its tail");
+  }
+  inode.startBlock = device.mappedBlock + block;
 }
 
 class BlockSpace {
@@ -159,11 +196,13 @@ function measureInode(inode: Inode, commonMtimeNs: bigint, xattrs: XattrTable): 
     inode.layout = dataLayout.chunks;
     return { metadataBytes: headBytes + chunkListBytes(chunks), dataBlocks: chunks.storedBlocks };
   }
-  const tailBytes = sizeBytes % blockBytes;
+  const isPlaced = node.kind === "file" && node.place !== undefined;
+  const tailBytes = node.kind === "file" ? fileDataOf(sizeBytes).tailBytes : sizeBytes % blockBytes;
   if (tailBytes > 0 && headBytes + tailBytes <= blockBytes) {
     inode.layout = dataLayout.inline;
-    return { metadataBytes: headBytes + tailBytes, dataBlocks: (sizeBytes - tailBytes) / blockBytes };
+    const dataBlocks = isPlaced ? 0 : (sizeBytes - tailBytes) / blockBytes;
+    return { metadataBytes: headBytes + tailBytes, dataBlocks };
   }
   inode.layout = dataLayout.plain;
-  return { metadataBytes: headBytes, dataBlocks: wholeBlocks(sizeBytes) };
+  return { metadataBytes: headBytes, dataBlocks: isPlaced ? 0 : wholeBlocks(sizeBytes) };
 }

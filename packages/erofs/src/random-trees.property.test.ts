@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import * as fc from "fast-check";
 import { checkImage, mountObstacle, readImage } from "./testing/mounted.ts";
-import { directoryOf, expectedPaths, seenPaths, writeImage } from "./testing/test-tree.ts";
+import { directoryOf, expectedPaths, inDevices, seenPaths, writeImage } from "./testing/test-tree.ts";
 import type { ErofsDirectory, ErofsMetadata, ErofsNode, ErofsRange } from "./tree.ts";
 
 /* Random trees, as the kernel shows their images. The same ones each time; UNKEY_TEST_RUNS=1000 looks for new ones. */
@@ -160,13 +160,20 @@ test("random trees are what the kernel shows of their images", {
       fc.asyncProperty(
         anyTree,
         fc.array(fc.integer({ min: 1, max: 9000 }), { minLength: 1, maxLength: 4 }),
-        async (root, chunkBytes) => {
+        fc.integer({ min: 1, max: 3 }),
+        async (root, chunkBytes, deviceCount) => {
           const { imagePath, digest } = await writeImage(directory, root, { chunkBytes });
           assert.equal((await writeImage(directory, root, { name: "again" })).digest, digest);
           checkImage(imagePath);
           const expected = expectedPaths(root);
           nodes += Object.keys(expected).length;
           assert.deepEqual(seenPaths(readImage(imagePath)), expected);
+
+          const placed = inDevices(root, deviceCount);
+          const options = { name: "in-devices", chunkBytes, devices: placed.devices };
+          const { imagePath: at, devicePaths } = await writeImage(directory, placed.root, options);
+          checkImage(at, devicePaths);
+          assert.deepEqual(seenPaths(readImage(at, devicePaths)), expected);
         },
       ),
       { numRuns: Number(runs ?? 25), ...(runs === undefined ? { seed: 1 } : {}) },

@@ -26,6 +26,24 @@ export interface ErofsFile {
   readonly sizeBytes: number;
   /** Ranges that hold data, ascending; the rest reads as zeros. Absent: all of it is data. */
   readonly data?: readonly ErofsRange[];
+  /**
+   * Where its blocks are when they are not in the image: in a device from one of the device's blocks on. That is all of it but an
+   * inlined tail (`maxInlineTailBytes`), with zeros behind its end in the last block. Not for a file with `data`.
+   */
+  readonly place?: ErofsPlace | undefined;
+}
+
+export interface ErofsPlace {
+  /** Index in the image's devices. */
+  readonly device: number;
+  readonly block: number;
+}
+
+/** A further device that an image's files have blocks in; whoever mounts the image attaches it. */
+export interface ErofsDevice {
+  /** SHA-256 of the device's bytes, in hexadecimal digits. */
+  readonly digest: string;
+  readonly blockCount: number;
 }
 
 export interface ErofsSymlink {

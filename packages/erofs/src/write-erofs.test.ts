@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { isServiceError } from "@unkey/base";
+import { readDeviceTable } from "./read-device-table.ts";
 import { checkImage, mountObstacle, readImage, runMounted } from "./testing/mounted.ts";
 import {
   contentStream,
@@ -12,11 +13,12 @@ import {
   fileDigest,
   fileOf,
   filesOf,
+  inDevices,
   metadataOf,
   seenPaths,
   writeImage,
 } from "./testing/test-tree.ts";
-import type { ErofsDirectory, ErofsNode } from "./tree.ts";
+import type { ErofsDevice, ErofsDirectory, ErofsFile, ErofsNode } from "./tree.ts";
 import { writeErofs } from "./write-erofs.ts";
 
 const skip = mountObstacle();
@@ -34,8 +36,26 @@ async function compare(context: TestContext, root: ErofsDirectory): Promise<stri
   checkImage(imagePath);
   const bytes = await readFile(imagePath);
   assert.equal(bytes.length, sizeBytes);
-  assert.deepEqual(seenPaths(readImage(imagePath)), expectedPaths(root));
+  const expected = expectedPaths(root);
+  assert.deepEqual(seenPaths(readImage(imagePath)), expected);
+  await compareInDevices(context, root, 2, expected);
   return imagePath;
+}
+
+/** The same for the form in which files have their blocks in devices. */
+async function compareInDevices(
+  context: TestContext,
+  root: ErofsDirectory,
+  deviceCount: number,
+  expected = expectedPaths(root),
+): Promise<void> {
+  const placed = inDevices(root, deviceCount);
+  const written = await writeImage(await scratch(context), placed.root, placed);
+  const { imagePath, sizeBytes, devicePaths, devices } = written;
+  checkImage(imagePath, devicePaths);
+  assert.equal((await stat(imagePath)).size, sizeBytes);
+  assert.deepEqual(await readDeviceTable(imagePath), devices);
+  assert.deepEqual(seenPaths(readImage(imagePath, devicePaths)), expected);
 }
 
 const capability = Buffer.from("0100000200200000000000000000000000000000", "hex");
@@ -89,6 +109,46 @@ test("every kind of node, as the kernel shows it", { skip }, async (context) => 
 
 test("an empty tree is an image", { skip }, async (context) => {
   await compare(context, directoryOf({}));
+});
+
+const tails = [0, 1, 2047, 2048, 2049, 4095];
+
+test("tails at the edge of what is inlined, behind no block, one and three", { skip }, async (context) => {
+  const sizes = tails.flatMap((tail) => [tail, 4096 + tail, 3 * 4096 + tail]);
+  const xattrs = (length: number) => ({ xattrs: new Map([["user.x", Buffer.alloc(length, "v")]]) });
+  const root = directoryOf(
+    sizes.flatMap((size) => [
+      [`${size}`, fileOf(size)] as const,
+      [`extended-${size}`, fileOf(size, { mtimeNs: 1n })] as const,
+      // The most that leaves room for any tail, and more than that.
+      [`attributes-${size}`, fileOf(size, xattrs(1950))] as const,
+      [`much-${size}`, fileOf(size, xattrs(3900 + size / 4096))] as const,
+    ]),
+  );
+  await compare(context, root);
+  await compareInDevices(context, root, 1);
+});
+
+test("an image has sixteen devices and not seventeen", { skip }, async (context) => {
+  const root = directoryOf(Array.from({ length: 40 }, (_, i) => [`${i}`, fileOf(i * 1000)] as const));
+  await compareInDevices(context, root, 16);
+  const { root: placed, devices } = inDevices(root, 17);
+  await assert.rejects(writeImage(await scratch(context), placed, { devices }), RangeError);
+});
+
+test("files without blocks have a place in no device", { skip }, async (context) => {
+  const root = directoryOf({ empty: fileOf(0), small: fileOf(2048), large: fileOf(10_000) });
+  const devices = [Buffer.alloc(4096, 1)];
+  const { imagePath, devicePaths } = await writeImage(await scratch(context), root, { devices });
+  checkImage(imagePath, devicePaths);
+  assert.deepEqual(seenPaths(readImage(imagePath, devicePaths)), expectedPaths(root));
+});
+
+test("an image without devices has no table", async (context) => {
+  const { imagePath } = await writeImage(await scratch(context), directoryOf({ a: fileOf(5000) }));
+  assert.deepEqual(await readDeviceTable(imagePath), []);
+  const block = (await readFile(imagePath)).subarray(1024 + 80, 4096);
+  assert.ok(block.every((byte) => byte === 0));
 });
 
 test("tails at the edges of a block", { skip }, async (context) => {
@@ -303,6 +363,24 @@ test("the same input gives the same bytes, whatever the chunks and the order of 
   assert.equal(digests.size, 1);
 });
 
+test("the same input gives the same bytes in devices too, whatever the chunks", async (context) => {
+  const directory = await scratch(context);
+  const digests = new Set<string>();
+  for (const chunkBytes of [[1 << 20], [5000, 1, 70_000], [7]]) {
+    const { root, devices } = inDevices(sample(), 2);
+    digests.add((await writeImage(directory, root, { chunkBytes, devices })).digest);
+  }
+  assert.equal(digests.size, 1);
+});
+
+test("another device gives another image", async (context) => {
+  const directory = await scratch(context);
+  const { root, devices } = inDevices(sample(), 2);
+  const { digest } = await writeImage(directory, root, { devices });
+  devices[1]?.write("changed");
+  assert.notEqual((await writeImage(directory, root, { devices })).digest, digest);
+});
+
 test("a byte at a time gives the same bytes", async (context) => {
   const directory = await scratch(context);
   const root = directoryOf({ a: fileOf(5000), b: fileOf(1), c: fileOf(9000, {}, [{ offset: 8500, length: 100 }]) });
@@ -414,6 +492,69 @@ test("a full disk is told as such and leaves nothing", async (context) => {
   // A link, so that what is removed is the link.
   await symlink("/dev/full", join(directory, "image"));
   await assert.rejects(writeImage(directory, sample()), (error) => isServiceError(error, "ROOTFS_DISK_FULL"));
+  assert.deepEqual(await readdir(directory), []);
+});
+
+const digest = "ab".repeat(32);
+const placements: [string, ErofsFile, readonly ErofsDevice[], RegExp][] = [
+  ["a device that is not there", placedFile(5000, 1, 0), [{ digest, blockCount: 9 }], /not in a device/],
+  ["a block behind its device", placedFile(9000, 0, 8), [{ digest, blockCount: 9 }], /not in a device/],
+  ["a block before its device", placedFile(9000, 0, -1), [{ digest, blockCount: 9 }], /not in a device/],
+  ["no device at all", placedFile(9000, 0, 0), [], /not in a device/],
+  [
+    "a place and holes",
+    { ...placedFile(9000, 0, 0), data: [{ offset: 0, length: 10 }] },
+    [{ digest, blockCount: 9 }],
+    /holes/,
+  ],
+  [
+    "a place and no room for its tail",
+    { ...placedFile(4097, 0, 0), metadata: metadataOf({ xattrs: new Map([["user.x", Buffer.alloc(4050)]]) }) },
+    [{ digest, blockCount: 9 }],
+    /no room/,
+  ],
+  ["a device that is no sha256", placedFile(9000, 0, 0), [{ digest: `${digest}00`, blockCount: 9 }], /no sha256/],
+  ["a device without blocks", fileOf(0), [{ digest, blockCount: 0 }], /no blocks/],
+];
+
+function placedFile(sizeBytes: number, device: number, block: number): ErofsFile {
+  return { ...fileOf(sizeBytes), place: { device, block } };
+}
+
+for (const [name, file, devices, why] of placements) {
+  test(`${name} is an error and leaves no file`, async (context) => {
+    const directory = await scratch(context);
+    const imagePath = join(directory, "image");
+    const writing = writeErofs({
+      root: directoryOf({ file }),
+      files: [file],
+      devices,
+      content: stream(),
+      imagePath,
+      identity: "x",
+      signal,
+    });
+    await assert.rejects(writing, (error) => error instanceof RangeError && why.test(error.message));
+    assert.deepEqual(await readdir(directory), []);
+  });
+}
+
+test("devices that together are over what 32 bits can number are refused", async (context) => {
+  const directory = await scratch(context);
+  const file = placedFile(4096, 0, 0);
+  const writing = writeErofs({
+    root: directoryOf({ file }),
+    files: [file],
+    devices: [
+      { digest, blockCount: 2 ** 31 },
+      { digest, blockCount: 2 ** 31 },
+    ],
+    content: stream(),
+    imagePath: join(directory, "image"),
+    identity: "x",
+    signal,
+  });
+  await assert.rejects(writing, (error) => isServiceError(error, "IMAGE_TOO_LARGE"));
   assert.deepEqual(await readdir(directory), []);
 });
 

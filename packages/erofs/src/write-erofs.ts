@@ -19,13 +19,15 @@ import { pieces, storedRuns, writeChunkAddresses } from "./holes.ts";
 import { ImageFile } from "./image-file.ts";
 import { chunksOf, type Inode, namesOf } from "./inode.ts";
 import { type Group, type Plan, planImage } from "./plan.ts";
-import type { ErofsDirectory, ErofsFile } from "./tree.ts";
+import type { ErofsDevice, ErofsDirectory, ErofsFile } from "./tree.ts";
 
 export interface ErofsOptions {
   readonly root: ErofsDirectory;
   /** Every file of the tree once, in the order in which `content` supplies them. */
   readonly files: readonly ErofsFile[];
-  /** The files' data ranges, concatenated, in chunks of any size. */
+  /** What files have blocks in beside the image, in the order in which they are attached; at most 16. */
+  readonly devices?: readonly ErofsDevice[];
+  /** The files' data ranges, concatenated, in chunks of any size; of a file with a place in a device only an inlined tail. */
   readonly content: AsyncIterable<Uint8Array>;
   /** Is replaced; removed again when writing fails. */
   readonly imagePath: string;
@@ -49,7 +51,7 @@ export async function writeErofs(options: ErofsOptions): Promise<ErofsImage> {
   signal.throwIfAborted();
   const content = new ContentStream(options.content, signal);
   try {
-    const plan = planImage(options.root, options.files);
+    const plan = planImage(options.root, options.files, options.devices ?? []);
     await using image = await ImageFile.create(options.imagePath);
     await new ImageWriter(plan, image, content, signal).write(options.identity);
     return await image.finish(signal);
@@ -76,11 +78,12 @@ class ImageWriter {
   }
 
   async write(identity: string): Promise<void> {
-    const { rootNid, inodes, commonMtimeNs, blockCount, sharedXattrBlock, hasChunks, xattrs } = this.#plan;
+    const { rootNid, inodes, commonMtimeNs, blockCount, sharedXattrBlock, hasChunks, xattrs, devices } = this.#plan;
     const inodeCount = inodes.size;
     const uuid = uuidOf(identity);
+    const compactMtimeNs = commonMtimeNs;
     await this.#image.write(
-      superblock({ rootNid, inodeCount, compactMtimeNs: commonMtimeNs, blockCount, sharedXattrBlock, uuid, hasChunks }),
+      superblock({ rootNid, inodeCount, compactMtimeNs, blockCount, sharedXattrBlock, uuid, hasChunks, devices }),
       this.#signal,
     );
     for (const group of this.#plan.treeGroups) await this.#writeTreeGroup(group);
@@ -126,7 +129,7 @@ class ImageWriter {
       const at = this.#writeInodeHead(inode, group, metadata);
       const tailBytes = inode.layout === dataLayout.inline ? file.sizeBytes % blockBytes : 0;
       if (file.data === undefined) {
-        await this.#content.toImage(this.#image, file.sizeBytes - tailBytes);
+        if (file.place === undefined) await this.#content.toImage(this.#image, file.sizeBytes - tailBytes);
         if (tailBytes > 0) await this.#content.toBuffer(metadata, at, tailBytes);
       } else {
         await this.#writeRanges(inode, file, metadata, at);

@@ -21,18 +21,38 @@ export function mountObstacle(): false | string {
 }
 
 /** Throws unless erofs-utils' checker, which reads all of the image, finds nothing; it may say so and still exit 0. */
-export function checkImage(imagePath: string): void {
-  const { status, stdout, stderr } = spawnSync("fsck.erofs", [imagePath], { encoding: "utf8" });
+export function checkImage(imagePath: string, devicePaths: readonly string[] = []): void {
+  const devices = devicePaths.map((path) => `--device=${path}`);
+  const { status, stdout, stderr } = spawnSync("fsck.erofs", [...devices, imagePath], { encoding: "utf8" });
   if (status !== 0 || stdout + stderr !== "") throw new Error(`fsck.erofs ended with ${status}: ${stdout}${stderr}`);
 }
 
+/**
+ * Mounts $0, of which the next $1 arguments are devices, and becomes the command behind them. Loop devices of the devices are let
+ * go of before: those in use end with the mount, others at once.
+ */
+const mountScript = `
+  options=loop,ro count=$1 loops=
+  shift
+  trap '[ -z "$loops" ] || losetup --detach $loops' EXIT
+  while [ "$count" -gt 0 ]; do
+    loop=$(losetup --find --show --read-only "$1") || exit
+    loops="$loops $loop" options="$options,device=$loop" count=$((count - 1))
+    shift
+  done
+  mount -t erofs -o "$options" "$0" /mnt || exit
+  [ -z "$loops" ] || losetup --detach $loops
+  loops=
+  exec "$@"`;
+
 /** Runs a command with the image mounted at /mnt and returns what it prints; the mount ends with its namespace. */
-export function runMounted(imagePath: string, command: readonly string[]): Buffer {
-  return execFileSync(
-    "unshare",
-    ["--mount", "sh", "-c", 'mount -t erofs -o loop,ro "$0" /mnt && exec "$@"', imagePath, ...command],
-    { maxBuffer: 1 << 28, env: { ...process.env, LC_ALL: "C" }, stdio: ["ignore", "pipe", "pipe"] },
-  );
+export function runMounted(imagePath: string, command: readonly string[], devicePaths: readonly string[] = []): Buffer {
+  const mount = ["--mount", "sh", "-c", mountScript, imagePath, String(devicePaths.length), ...devicePaths];
+  return execFileSync("unshare", [...mount, ...command], {
+    maxBuffer: 1 << 28,
+    env: { ...process.env, LC_ALL: "C" },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
 }
 
 export interface Seen extends Walked {
@@ -41,15 +61,11 @@ export interface Seen extends Walked {
 }
 
 /** Everything in an image, as the kernel shows it. */
-export function readImage(imagePath: string): Map<string, Seen> {
-  const lines = runMounted(imagePath, [process.execPath, join(import.meta.dirname, "walk.ts"), "/mnt"]);
-  const attributes = readAttributes(
-    runMounted(imagePath, [
-      "sh",
-      "-c",
-      "cd /mnt && getfattr --no-dereference --physical --recursive --dump --match=- --encoding=hex .",
-    ]),
-  );
+export function readImage(imagePath: string, devicePaths: readonly string[] = []): Map<string, Seen> {
+  const walk = [process.execPath, join(import.meta.dirname, "walk.ts"), "/mnt"];
+  const lines = runMounted(imagePath, walk, devicePaths);
+  const dump = "cd /mnt && getfattr --no-dereference --physical --recursive --dump --match=- --encoding=hex .";
+  const attributes = readAttributes(runMounted(imagePath, ["sh", "-c", dump], devicePaths));
   const seen = new Map<string, Seen>();
   for (const line of lines.toString("utf8").trimEnd().split("\n")) {
     const walked = JSON.parse(line) as Walked;

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { ErofsDirectory, ErofsFile, ErofsMetadata, ErofsNode, ErofsRange } from "../tree.ts";
+import { blockBytes, fileDataOf, maxInlineTailBytes } from "../format.ts";
+import type { ErofsDevice, ErofsDirectory, ErofsFile, ErofsMetadata, ErofsNode, ErofsRange } from "../tree.ts";
 import { type ErofsImage, writeErofs } from "../write-erofs.ts";
 import type { Seen } from "./mounted.ts";
 
@@ -56,12 +57,55 @@ export function contentOf(index: number, bytes: number): Buffer {
   return content;
 }
 
+/**
+ * The same tree with its files' blocks in devices, in turn; not those of every file, since a file with holes or with attributes that
+ * leave no room for a tail has its place in the image. `devices` are the bytes of each.
+ */
+export function inDevices(root: ErofsDirectory, deviceCount: number): { root: ErofsDirectory; devices: Buffer[] } {
+  const parts: Buffer[][] = Array.from({ length: deviceCount }, () => []);
+  const blocksUsed = parts.map(() => 0);
+  const placed = new Map<ErofsNode, ErofsNode>();
+  for (const [index, file] of filesOf(root).entries()) {
+    const device = index % deviceCount;
+    const { blocks, tailBytes } = fileDataOf(file.sizeBytes);
+    let headBytes = 76;
+    for (const [name, value] of file.metadata.xattrs) headBytes += name.length + value.length + 4;
+    const hasRoom = tailBytes === 0 || headBytes <= blockBytes - maxInlineTailBytes;
+    if (file.data !== undefined || !hasRoom) continue;
+    placed.set(file, { ...file, place: { device, block: blocksUsed[device] ?? 0 } });
+    const bytes = Buffer.alloc(blocks * blockBytes);
+    contentOf(index, file.sizeBytes).copy(bytes, 0, 0, file.sizeBytes - tailBytes);
+    parts[device]?.push(bytes);
+    blocksUsed[device] = (blocksUsed[device] ?? 0) + blocks;
+  }
+  const rebuilt = (directory: ErofsDirectory): ErofsDirectory => ({
+    ...directory,
+    children: new Map(
+      [...directory.children].map(([name, { node }]) => [
+        name,
+        { node: node.kind === "directory" ? rebuilt(node) : (placed.get(node) ?? node) },
+      ]),
+    ),
+  });
+  // A block more, so that none is empty.
+  return {
+    root: rebuilt(root),
+    devices: parts.map((each) => Buffer.concat([...each, Buffer.alloc(blockBytes, 0xee)])),
+  };
+}
+
+/** What the content stream brings of a file that `contentOf` gives its data. */
+function streamedOf(file: ErofsFile, index: number): Buffer {
+  const content = contentOf(index, contentBytesOf(file));
+  return file.place === undefined ? content : content.subarray(content.length - fileDataOf(file.sizeBytes).tailBytes);
+}
+
 /** The content stream of a list of files, in chunks of the given sizes, which are taken in turn. */
 export async function* contentStream(
   files: readonly ErofsFile[],
   chunkBytes: readonly number[] = [1 << 20],
 ): AsyncGenerator<Buffer> {
-  const all = Buffer.concat(files.map((file, index) => contentOf(index, contentBytesOf(file))));
+  const all = Buffer.concat(files.map(streamedOf));
   for (let at = 0, turn = 0; at < all.length; turn++) {
     const size = chunkBytes[turn % chunkBytes.length] ?? 1;
     // Each chunk is a copy that is spoilt once the next is asked for: the writer may not keep it.
@@ -79,19 +123,27 @@ export function fileDigest(path: string): string {
 export async function writeImage(
   directory: string,
   root: ErofsDirectory,
-  options: { name?: string; chunkBytes?: readonly number[] } = {},
-): Promise<ErofsImage & { imagePath: string; digest: string }> {
+  options: { name?: string; chunkBytes?: readonly number[]; devices?: readonly Buffer[] } = {},
+): Promise<ErofsImage & { imagePath: string; digest: string; devicePaths: string[]; devices: ErofsDevice[] }> {
   const imagePath = join(directory, options.name ?? "image");
+  const devicePaths: string[] = [];
+  const devices = (options.devices ?? []).map((bytes, index) => {
+    const path = `${imagePath}.${index + 1}`;
+    devicePaths.push(path);
+    writeFileSync(path, bytes);
+    return { digest: fileDigest(path), blockCount: bytes.length / blockBytes };
+  });
   const files = filesOf(root);
   const image = await writeErofs({
     root,
     files,
+    devices,
     content: contentStream(files, options.chunkBytes),
     imagePath,
     identity: "test",
     signal: new AbortController().signal,
   });
-  return { ...image, imagePath, digest: fileDigest(imagePath) };
+  return { ...image, imagePath, digest: fileDigest(imagePath), devicePaths, devices };
 }
 
 const typeBits = {
