@@ -155,8 +155,8 @@ const small = 10_000;
 /** More than the pipe to a worker holds. */
 const large = 4 << 20;
 
-/** Where a build is when builderd dies, and how it is brought there; the layers that are complete by then are not fetched again. */
-const deaths: readonly {
+/** Where a build is when it is interrupted, and how it is brought there; the layers that are complete by then are not fetched again. */
+interface Point {
   readonly at: string;
   readonly state: "PULLING" | "EXTRACTING" | "WRITING" | "REGISTERING";
   readonly layers: readonly number[];
@@ -164,7 +164,9 @@ const deaths: readonly {
   /** Number of a layer that the registry does not answer. */
   readonly heldLayer?: number;
   readonly complete: readonly number[];
-}[] = [
+}
+
+const points: readonly Point[] = [
   { at: "before the first byte of a layer", state: "PULLING", layers: [large, small], heldLayer: 1, complete: [0] },
   { at: "in the middle of a layer", state: "PULLING", layers: [large], heldWorker: "unpack:progress", complete: [] },
   { at: "when all is fetched", state: "EXTRACTING", layers: [small], heldWorker: "unpack:progress", complete: [] },
@@ -192,41 +194,51 @@ const deaths: readonly {
   { at: "before the asset is there", state: "REGISTERING", layers: [large, small], complete: [0, 1] },
 ];
 
-for (const { at, state, layers, heldWorker, heldLayer, complete } of deaths) {
+/** A world with one build, which stands still at the point; `release` lets what it waits for outside builderd go on. */
+async function buildHeldAt(context: TestContext, { state, layers, heldWorker, heldLayer, complete }: Point) {
+  const world = await startWorld(context);
+  const registry = await startLayeredRegistry(context);
+  const image = await registry.add(
+    "app",
+    layers.map((bytes, index) => Buffer.alloc(bytes, `${state} ${index}`)),
+  );
+  const layer = heldLayer === undefined ? undefined : registry.hold(image.digests[heldLayer] ?? "");
+  const upload = Promise.withResolvers<void>();
+  if (state === "REGISTERING") world.assets.beforeUpload = () => upload.promise;
+  const release = (): void => {
+    layer?.release();
+    upload.resolve();
+  };
+  context.after(release);
+  await world.start(heldWorker);
+
+  const request = { tenantId, idempotencyKey: "k", ...fromRegistry(image.reference) };
+  const { buildId } = await world.ask((client, options) => client.buildImage(request, options));
+  await world.follow(buildId, [BuildState[state]]);
+  if (heldWorker !== undefined) await stoodStill(world.dataDir);
+  if (layer !== undefined) {
+    await layer.asked;
+    while ((await cachedLayers(world.dataDir)).length < complete.length) await delay(20);
+  }
+  return { world, registry, image, request, buildId, release };
+}
+
+async function cachedLayers(dataDir: string): Promise<string[]> {
+  return (await readdir(join(dataDir, "layers"))).filter((name) => name.startsWith("layer-"));
+}
+
+for (const point of points) {
+  const { at, state, complete } = point;
   test(`a build killed while ${state}, ${at}, is complete after the next start`, {
     skip: needsRoot,
   }, async (context) => {
-    const world = await startWorld(context);
-    const registry = await startLayeredRegistry(context);
-    const image = await registry.add(
-      "app",
-      layers.map((bytes, index) => Buffer.alloc(bytes, `${state} ${index}`)),
-    );
-    const layer = heldLayer === undefined ? undefined : registry.hold(image.digests[heldLayer] ?? "");
-    const upload = Promise.withResolvers<void>();
-    if (state === "REGISTERING") world.assets.beforeUpload = () => upload.promise;
-    await world.start(heldWorker);
-
-    const request = { tenantId, idempotencyKey: "k", ...fromRegistry(image.reference) };
-    const { buildId } = await world.ask((client, options) => client.buildImage(request, options));
-    await world.follow(buildId, [BuildState[state]]);
-    if (heldWorker !== undefined) await stoodStill(world.dataDir);
-    if (layer !== undefined) {
-      await layer.asked;
-      while (
-        (await readdir(join(world.dataDir, "layers"))).filter((name) => name.startsWith("layer-")).length <
-        complete.length
-      ) {
-        await delay(20);
-      }
-    }
+    const { world, registry, image, request, buildId, release } = await buildHeldAt(context, point);
     await world.kill();
     for (let tries = 0; (await left(world.dataDir)).length > 0; tries++) {
       assert.ok(tries < 250, `alive after builderd: ${(await left(world.dataDir)).join("\n")}`);
       await delay(20);
     }
-    layer?.release();
-    upload.resolve();
+    release();
 
     await world.start();
     const result = await world.follow(buildId, [BuildState.COMPLETED, BuildState.FAILED]);
@@ -243,33 +255,15 @@ for (const { at, state, layers, heldWorker, heldLayer, complete } of deaths) {
     assert.deepEqual([quota.dailyUsed, quota.concurrentUsed], [1, 0], "one build, whatever died at it");
     assert.ok(quota.dailyBytesUsed > 0n && quota.dailyMinutesUsed >= 1);
   });
-}
 
-for (const { at, state, layers, heldWorker, heldLayer } of deaths) {
   test(`a build cancelled while ${state}, ${at}, leaves nothing`, { skip: needsRoot }, async (context) => {
-    const world = await startWorld(context);
-    const registry = await startLayeredRegistry(context);
-    const image = await registry.add(
-      "app",
-      layers.map((bytes, index) => Buffer.alloc(bytes, `${state} ${index}`)),
-    );
-    const layer = heldLayer === undefined ? undefined : registry.hold(image.digests[heldLayer] ?? "");
-    const upload = Promise.withResolvers<void>();
-    context.after(() => upload.resolve());
-    if (state === "REGISTERING") world.assets.beforeUpload = () => upload.promise;
-    await world.start(heldWorker);
-    const request = { tenantId, idempotencyKey: "k", ...fromRegistry(image.reference) };
-    const { buildId } = await world.ask((client, options) => client.buildImage(request, options));
-    await world.follow(buildId, [BuildState[state]]);
-    if (heldWorker !== undefined) await stoodStill(world.dataDir);
-    await layer?.asked;
+    const { world, buildId } = await buildHeldAt(context, point);
     const startedAtMs = performance.now();
     const cancelled = await world.ask((client, options) => client.cancelBuild({ tenantId, buildId }, options));
     context.diagnostic(`cancelled in ${(performance.now() - startedAtMs).toFixed()} ms`);
     assert.equal(cancelled.state, BuildState.CANCELLED);
     await nothingLeft(world.dataDir);
     assert.equal(world.assets.rootfs.length, 0);
-    layer?.release();
   });
 }
 
