@@ -1,3 +1,4 @@
+export { appNameFrom, isAppName } from "./app-name.ts";
 export { type Backoff, backoffDelayMs } from "./backoff.ts";
 export { type Clock, systemClock } from "./clock.ts";
 export { isErrno } from "./errno.ts";

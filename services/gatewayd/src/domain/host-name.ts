@@ -1,4 +1,4 @@
-const label = /^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
+import { isAppName } from "@unkey/base";
 
 /** The name in a Host header or :authority without its port, in lower case; undefined when it is not a host name. */
 export function hostOfAuthority(authority: string): string | undefined {
@@ -10,5 +10,5 @@ export function hostOfAuthority(authority: string): string | undefined {
 export function appOfHost(host: string, domain: string): string | undefined {
   if (!host.endsWith(`.${domain}`)) return undefined;
   const name = host.slice(0, -domain.length - 1);
-  return label.test(name) ? name : undefined;
+  return isAppName(name) ? name : undefined;
 }

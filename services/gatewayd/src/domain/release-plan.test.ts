@@ -51,11 +51,7 @@ test("an app is called as its image", () => {
     ["ghcr.io/acme/web-app:1.2", "web-app"],
     ["localhost:5000/a/B_c.d@sha256:abc", "b-c-d"],
     ["registry:5000/thing", "thing"],
-    ["x/123app", "app"],
-    ["x/---", undefined],
     ["x/123", undefined],
-    [`x/${"a".repeat(80)}`, "a".repeat(63)],
-    ["x/app-:1", "app"],
   ] as const) {
     assert.equal(appNameOf(reference), name, reference);
   }

@@ -1,4 +1,4 @@
-import { ServiceError } from "@unkey/base";
+import { appNameFrom, ServiceError } from "@unkey/base";
 
 export interface EnvVar {
   readonly name: string;
@@ -44,17 +44,8 @@ export function planProcess(image: ImageProcess, overrides: ProcessOverrides): P
   return { argv, env: [...env].map(([name, value]) => ({ name, value })), port };
 }
 
-/**
- * The app's name for an image reference: its last path component without tag and digest, as a DNS label; undefined when
- * nothing usable is left.
- */
+/** The app's name for an image reference: after its last path component without tag and digest; undefined when nothing usable is left. */
 export function appNameOf(reference: string): string | undefined {
   const path = reference.replace(/@.*$/, "").replace(/:[^/:]*$/, "");
-  const label = (path.split("/").at(-1) ?? "")
-    .toLowerCase()
-    .replaceAll(/[^a-z0-9]+/g, "-")
-    .replace(/^[^a-z]+/, "")
-    .slice(0, 63)
-    .replace(/-+$/, "");
-  return label === "" ? undefined : label;
+  return appNameFrom(path.slice(path.lastIndexOf("/") + 1));
 }

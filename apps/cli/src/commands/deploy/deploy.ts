@@ -1,12 +1,12 @@
 import { randomUUID } from "node:crypto";
-import { resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import { CreateDeploymentRequestSchema, type Deployment, DeploymentSchema } from "@unkey/api/gateway";
+import { appNameFrom } from "@unkey/base";
 import type { ApiFlags } from "../../command.ts";
 import type { Gateway } from "../../connection/gateway.ts";
 import { openGateway } from "../../connection/open.ts";
 import type { CliContext } from "../../context.ts";
-import { appNameOfDirectory } from "../../deploy/app-name.ts";
 import { mergeEnv, parseEnvFlag, readEnvFile } from "../../deploy/env-vars.ts";
 import { detachedHint, followDeployment } from "../../deploy/follow.ts";
 import { type ImageSource, imageSource, type LocalImage } from "../../deploy/image-source.ts";
@@ -129,7 +129,7 @@ interface DeployedImage {
 /** Empty where the platform names the app after the image. */
 function appOf({ app }: DeployFlags, source: ImageSource): string {
   if (app !== undefined || source.kind === "reference") return app ?? "";
-  const name = source.kind === "dockerfile" ? appNameOfDirectory(source.path) : undefined;
+  const name = source.kind === "dockerfile" ? appNameFrom(basename(source.path)) : undefined;
   if (name !== undefined) return name;
   throw usageFailure("a local image has no name to call the app by", "Name the app with --app.");
 }
