@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { appNameFrom, isAppName } from "./app-name.ts";
 
 test("an app's name is a label of a host name that begins with a letter", () => {
@@ -29,9 +29,12 @@ test("what something is called becomes the nearest name", () => {
 
 test("whatever comes out is a name, and a name stays as it is", () => {
   fc.assert(
-    fc.property(fc.string({ unit: fc.constantFrom(..."aZ09-_. é/:"), maxLength: 100 }), (text) => {
-      const name = appNameFrom(text);
-      return name === undefined ? !/[a-z]/i.test(text) : isAppName(name) && appNameFrom(name) === name;
-    }),
+    fc.property(
+      fc.string({ unit: fc.constantFrom("a", "Z", "0", "9", "-", "_", ".", " ", "é", "/", ":"), maxLength: 100 }),
+      (text) => {
+        const name = appNameFrom(text);
+        return name === undefined ? !/[a-z]/i.test(text) : isAppName(name) && appNameFrom(name) === name;
+      },
+    ),
   );
 });
