@@ -277,6 +277,12 @@ test("a worker sees neither the host nor a network", { skip: needsRoot }, async 
   await contained(world);
 });
 
+test("the host's list of mounts does not grow with each process", { skip: needsRoot }, async (context) => {
+  const { directory } = await startWorld(context); // it has tried one
+  const noted = await readFile("/run/mount/utab", "utf8").catch(() => "");
+  assert.ok(!noted.includes(directory), "nobody would take the entries out again");
+});
+
 test("what an earlier process left running is ended at the next start", { skip: needsRoot }, async (context) => {
   const world = await startWorld(context);
   const running = world.unpack(["hang"], { bytes: 64 * mib });

@@ -86,12 +86,13 @@ function bounds(
   return ["prlimit", "--core=0", `--fsize=${fileBytes}`, `--nofile=${openFiles}`, ...more, "--"];
 }
 
+// -n: mount(8) would note each mount in the host's /run/mount/utab, which nobody takes out again when the namespace goes.
 const rootScript =
-  'set -e; mount -a -T "$1"; cd "$2"; root=$2; shift 2; ' +
+  'set -e; mount -n -a -T "$1"; cd "$2"; root=$2; shift 2; ' +
   "for name in bin sbin lib lib32 lib64 libx32; do " +
   'if [ -L /$name ]; then ln -s "$(readlink /$name)" $name; fi; done; ' +
-  ": >dev/null; mount --bind /dev/null dev/null; " +
-  'mount -o remount,ro "$root"; exec chroot "$root" "$@"';
+  ": >dev/null; mount -n --bind /dev/null dev/null; " +
+  'mount -n -o remount,ro "$root"; exec chroot "$root" "$@"';
 
 /**
  * fstab(5) of the private root: programs and libraries, the folders that the program is made of, its own directory, a view of its
