@@ -28,7 +28,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   guest: ["base"],
   "services/assetmanagerd": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
   "services/builderd": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
-  "services/metald": ["api", "base", "model", "daemon", "rpc", "pki", ...ports, "guest"],
+  "services/metald": ["api", "base", "model", "daemon", "rpc", "pki", ...ports, "guest", "erofs"],
   "services/billaged": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
   "services/billing-aggregator": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
   "services/gatewayd": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],

@@ -3,7 +3,7 @@ import type { CgroupLimits, CounterFiles } from "@unkey/cgroup";
 import type { Capacity, Resources } from "./domain/capacity.ts";
 import type { Sample, Series, SeriesKey } from "./domain/sample.ts";
 import type { SlotIdentity } from "./domain/slot-identity.ts";
-import type { Vm, VmPatch } from "./domain/vm.ts";
+import type { StagedRootfs, Vm, VmPatch } from "./domain/vm.ts";
 
 /** A wish for a VM, as the store takes it. */
 export type Admission = Pick<
@@ -174,8 +174,14 @@ export interface HostCounters {
 
 /** Where VMs get their kernels and file systems from. */
 export interface Assets {
-  /** Places `kernel`, `initrd` and `rootfs` into `dir` under a lease. The same VM again gets the same lease. */
-  stage(request: StageRequest, signal: AbortSignal): Promise<{ readonly leaseId: string }>;
+  /**
+   * Places `kernel`, `initrd` and `rootfs` into `dir` under a lease, the root filesystem's parts as `rootfs.1` and so on. The
+   * same VM again gets the same lease.
+   */
+  stage(
+    request: StageRequest,
+    signal: AbortSignal,
+  ): Promise<{ readonly leaseId: string; readonly rootfs: StagedRootfs }>;
   renew(tenantId: TenantId, leaseId: string, signal: AbortSignal): Promise<void>;
   release(tenantId: TenantId, leaseId: string, signal: AbortSignal): Promise<void>;
 }
@@ -187,6 +193,11 @@ export interface RootfsTrust {
    * from being read.
    */
   check(request: ProvenanceRequest, signal: AbortSignal): Promise<void>;
+  /**
+   * Returns when what was staged is what the provenance that `check` kept is about: the very image, with the parts that it
+   * names. Throws PROVENANCE_INVALID.
+   */
+  checkStaged(request: StagedCheckRequest): Promise<void>;
 }
 
 export interface ProvenanceRequest {
@@ -194,6 +205,14 @@ export interface ProvenanceRequest {
   readonly rootfsAssetId: string;
   /** File in an existing folder where what was found is kept for the next time. */
   readonly keepPath: string;
+}
+
+export interface StagedCheckRequest {
+  readonly keepPath: string;
+  readonly rootfsPath: string;
+  readonly partPaths: readonly string[];
+  /** As `Vm.stagedRootfs`. */
+  readonly staged: StagedRootfs | undefined;
 }
 
 export interface StageRequest {

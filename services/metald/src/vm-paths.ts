@@ -16,6 +16,11 @@ export interface VmPaths {
   readonly runDir: string;
 }
 
+/** The files of a root filesystem's parts, as assetmanagerd names them. */
+export function partPaths({ rootfs }: VmPaths, count: number): string[] {
+  return Array.from({ length: count }, (_, index) => `${rootfs}.${index + 1}`);
+}
+
 export function vmPaths(vmsDir: string, vmId: string): VmPaths {
   const dir = join(vmsDir, vmId);
   const assetsDir = join(dir, "assets");

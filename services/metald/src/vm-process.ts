@@ -1,6 +1,7 @@
 import { type ErrorReason, ServiceError } from "@unkey/base";
 import { untilVm, type VmProcess } from "@unkey/vmm";
 import { failureOf } from "./domain/guest-end.ts";
+import { partPaths } from "./vm-paths.ts";
 import type { StepDeps, VmSession } from "./vm-session.ts";
 
 /** The VM's process when it runs; looks for it where nobody has yet. */
@@ -42,7 +43,12 @@ export async function defineProcess(deps: StepDeps, session: VmSession): Promise
       vcpuCount: vm.vcpuCount,
       memoryBytes: vm.memoryBytes,
       accelerator,
-      drives: { basePath: paths.rootfs, basePartPaths: [], upperPath: paths.layer, configPath: paths.config },
+      drives: {
+        basePath: paths.rootfs,
+        basePartPaths: partPaths(paths, vm.stagedRootfs?.partDigests.length ?? 0),
+        upperPath: paths.layer,
+        configPath: paths.config,
+      },
       ...(network ? { network: { tapName: network.tap, macAddress: identity.guestMac } } : {}),
       launch: {
         ...(network ? { netns: network.netns } : {}),

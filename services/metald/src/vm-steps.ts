@@ -6,6 +6,7 @@ import { hypervisorOverheadBytes } from "./domain/capacity.ts";
 import type { StepKind } from "./domain/plans.ts";
 import { guestConfigOf } from "./guest-config.ts";
 import { beginMetering, endMetering } from "./vm-metering.ts";
+import { partPaths } from "./vm-paths.ts";
 import { defineProcess, isOver, killProcess, livingProcess, mustLive, startsInTime, within } from "./vm-process.ts";
 import type { StepDeps, VmSession } from "./vm-session.ts";
 
@@ -35,7 +36,7 @@ export const vmSteps: Readonly<Record<StepKind, Step>> = {
     const spec = fromBinary(VmSpecSchema, vm.spec);
     await disks.ensureDir(paths.dir, 0o711);
     await disks.ensureDir(paths.assetsDir, 0o711);
-    const { leaseId } = await assets.stage(
+    const { leaseId, rootfs } = await assets.stage(
       {
         tenantId: vm.tenantId,
         vmId: vm.id,
@@ -46,7 +47,16 @@ export const vmSteps: Readonly<Record<StepKind, Step>> = {
       },
       within(signal, stagingTimeoutMs),
     );
-    await update({ leaseId });
+    await update({ leaseId, stagedRootfs: rootfs });
+  },
+
+  "check-rootfs": async ({ trust }, { vm: { stagedRootfs: staged }, paths }) => {
+    await trust.checkStaged({
+      keepPath: paths.provenance,
+      rootfsPath: paths.rootfs,
+      partPaths: partPaths(paths, staged?.partDigests.length ?? 0),
+      staged,
+    });
   },
 
   "make-disks": async (deps, session) => {

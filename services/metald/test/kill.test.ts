@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Series } from "@unkey/api/metering";
 import { newId } from "@unkey/base";
+import { imageInParts } from "./support/image-in-parts.ts";
 import { eventually, MetalBed, nothing, stateName } from "./support/metal-bed.ts";
 
 type Scenario = (bed: MetalBed, vmId: string) => Promise<unknown>;
@@ -68,8 +69,17 @@ const scenarios: Record<
 
 for (const [name, { before, verb, ends }] of Object.entries(scenarios)) {
   test(`killed at any point of ${name}, metald takes the VM up again; nothing is lost, doubled or left`, async (t) => {
+    const { image, parts } = await imageInParts({ app: Buffer.alloc(4096, "a"), lib: Buffer.alloc(4096, "l") });
     for (let point = 1; ; point++) {
-      const bed = await MetalBed.open(t);
+      const drives: string[][] = [];
+      const bed = await MetalBed.open(t, {
+        guestFor: (spec) => {
+          drives.push([spec.drives.basePath, ...spec.drives.basePartPaths]);
+          return {};
+        },
+      });
+      bed.assets.contentOf = () => image;
+      bed.assets.parts = parts;
       const vmId = newId("vm");
       await before(bed, vmId);
       const dead = bed.killAtPoint(point);
@@ -102,6 +112,11 @@ for (const [name, { before, verb, ends }] of Object.entries(scenarios)) {
       const process = await bed.hypervisor.find(bed.paths(vmId).runDir);
       assert.equal(process !== undefined, alive, `process after "${where}"`);
       assert.equal(bed.run.sampler.size, ["RUNNING", "PAUSED"].includes(state) ? 1 : 0, `meter after "${where}"`);
+      const { rootfs } = bed.paths(vmId);
+      assert.ok(drives.length > 0, `drives after "${where}"`);
+      for (const attached of drives) {
+        assert.deepEqual(attached, [rootfs, `${rootfs}.1`, `${rootfs}.2`], `drives after "${where}"`);
+      }
       await bed.client().deleteVm(id(bed, vmId));
       assert.deepEqual(await bed.leftovers(), nothing, `after "${where}"`);
       // Every incarnation that began has its end told, and nothing about it is left to tell.

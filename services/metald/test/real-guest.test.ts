@@ -56,7 +56,7 @@ test("a real guest: served, paused, resumed, outliving metald, stopped with its 
           }),
           rootfsAssetId: bed.rootfsAssetId,
           process: create(ProcessConfigSchema, {
-            argv: ["/bin/busybox", "sh", "-c", server],
+            argv: ["/bin/sh", "-c", server],
             env: [{ name: "NAME", value: 'it\'s a "guest"' }],
           }),
         }),

@@ -4,7 +4,8 @@ import type { Client } from "@connectrpc/connect";
 import { type Asset, AssetKind, type AssetService, AssetState } from "@unkey/api/asset";
 import { InvalidAttestation, type VerificationKey, verifyProvenance } from "@unkey/attest";
 import { ServiceError, type TenantId } from "@unkey/base";
-import type { ProvenanceRequest, RootfsTrust } from "../ports.ts";
+import type { ProvenanceRequest, RootfsTrust, StagedCheckRequest } from "../ports.ts";
+import { partsProblem } from "./rootfs-parts.ts";
 
 /** Provenance names an image's layers by digest: some hundred bytes for each. */
 const maxProvenanceBytes = 1024 * 1024;
@@ -43,6 +44,19 @@ export class ProvenanceCheck implements RootfsTrust {
     if (kept?.rootfsAssetId === request.rootfsAssetId && this.#problem(kept) === undefined) return;
     const found = await this.#fetch(request, signal);
     await keep(request.keepPath, found);
+  }
+
+  async checkStaged({ keepPath, rootfsPath, partPaths, staged }: StagedCheckRequest): Promise<void> {
+    const attested = (await readKept(keepPath))?.rootfsDigest;
+    // What an earlier release staged was recorded without digests, and had no parts.
+    const { digest, partDigests } = staged ?? { digest: attested, partDigests: [] };
+    const problem =
+      attested === undefined || digest !== attested
+        ? `its image is ${digest}, and the provenance is about ${attested}`
+        : await partsProblem(rootfsPath, { partPaths, partDigests });
+    if (problem !== undefined) {
+      throw new ServiceError("PROVENANCE_INVALID", `what was staged is not the attested root filesystem: ${problem}`);
+    }
   }
 
   async #fetch({ tenantId, rootfsAssetId }: ProvenanceRequest, signal: AbortSignal): Promise<Kept> {

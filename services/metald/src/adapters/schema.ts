@@ -61,4 +61,11 @@ CREATE TABLE series (
 ) STRICT, WITHOUT ROWID;
 `,
   },
+  {
+    id: 2,
+    sql: `
+-- JSON of what was placed as the VM's root filesystem: digests of the image and of its parts.
+ALTER TABLE vm ADD COLUMN staged_rootfs TEXT;
+`,
+  },
 ];

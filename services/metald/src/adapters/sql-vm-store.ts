@@ -28,6 +28,7 @@ interface VmRow {
   ended_at_ms: number;
   record: string | null;
   lease_id: string | null;
+  staged_rootfs: string | null;
   operation: string | null;
 }
 
@@ -95,6 +96,7 @@ export class SqlVmStore implements VmStore {
         endedAtMs: 0,
         record: undefined,
         leaseId: undefined,
+        stagedRootfs: undefined,
         operation: { verb: "create", index: 0 },
       };
       const row = toRow(vm);
@@ -273,6 +275,7 @@ function toRow(vm: Vm): Record<keyof VmRow, SqlValue> {
     ended_at_ms: vm.endedAtMs,
     record: toJson(vm.record),
     lease_id: vm.leaseId ?? null,
+    staged_rootfs: toJson(vm.stagedRootfs),
     operation: toJson(vm.operation),
   };
 }
@@ -300,6 +303,7 @@ function toVm(row: VmRow): Vm {
     endedAtMs: row.ended_at_ms,
     record: fromJson(row.record) as Vm["record"],
     leaseId: row.lease_id ?? undefined,
+    stagedRootfs: fromJson(row.staged_rootfs) as Vm["stagedRootfs"],
     operation: fromJson(row.operation) as Vm["operation"],
   };
 }

@@ -67,3 +67,15 @@ test("the events of a plan lead from one state to the next by the table, and eac
     }
   }
 });
+
+test("no process is defined whose root filesystem was not checked after it was staged", () => {
+  for (const { items } of Object.values(plans)) {
+    const steps = items.flatMap((item) => ("step" in item ? [item.step] : []));
+    const defined = steps.indexOf("define-process");
+    if (defined === -1) continue;
+    const checked = steps.lastIndexOf("check-rootfs", defined);
+    for (const before of ["check-provenance", "stage-assets"] as const) {
+      assert.ok(checked > steps.lastIndexOf(before, defined), before);
+    }
+  }
+});

@@ -8,6 +8,7 @@ import type { Verb } from "./vm.ts";
 export type StepKind =
   | "check-provenance"
   | "stage-assets"
+  | "check-rootfs"
   | "make-disks"
   | "make-network"
   | "make-cgroup"
@@ -41,8 +42,8 @@ const steps = (...kinds: StepKind[]): PlanItem[] => kinds.map((step) => ({ step 
 // the key that its root filesystem was signed with may be trusted no more.
 const boot: readonly PlanItem[] = [
   { event: "boot" },
-  ...steps("check-provenance", "make-disks", "make-network", "make-cgroup", "define-process", "begin-metering"),
-  ...steps("start-guest"),
+  ...steps("check-provenance", "check-rootfs", "make-disks", "make-network", "make-cgroup", "define-process"),
+  ...steps("begin-metering", "start-guest"),
   { event: "started" },
 ];
 const undoBoot: readonly StepKind[] = ["end-metering", "kill-process"];
@@ -54,7 +55,8 @@ const removeAll: readonly StepKind[] = ["end-metering", "kill-process", ...relea
 export const plans: Readonly<Record<Verb, Plan>> = {
   create: {
     items: [
-      ...steps("check-provenance", "stage-assets", "make-disks", "make-network", "make-cgroup", "define-process"),
+      ...steps("check-provenance", "stage-assets", "check-rootfs"),
+      ...steps("make-disks", "make-network", "make-cgroup", "define-process"),
       { event: "prepared" },
     ],
     undo: removeAll,

@@ -35,6 +35,14 @@ export type Verb =
   /** Takes a lease anew. */
   | "restage";
 
+/** What was placed for a VM as its root filesystem. */
+export interface StagedRootfs {
+  /** sha256:<64 hex digits> of the image. */
+  readonly digest: string;
+  /** The same of each further file that the image is made of, in order. */
+  readonly partDigests: readonly string[];
+}
+
 /** One VM of this host. */
 export interface Vm {
   readonly id: VmId;
@@ -62,6 +70,8 @@ export interface Vm {
   readonly endedAtMs: number;
   readonly record: VmRecord | undefined;
   readonly leaseId: string | undefined;
+  /** Undefined until it is staged, and for VMs of releases before root filesystems had parts. */
+  readonly stagedRootfs: StagedRootfs | undefined;
   readonly operation: Operation | undefined;
 }
 
@@ -77,6 +87,7 @@ export type VmPatch = Partial<
     | "endedAtMs"
     | "record"
     | "leaseId"
+    | "stagedRootfs"
     | "operation"
     | "spec"
     | "slot"

@@ -1,26 +1,24 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { accessSync, chmodSync, constants } from "node:fs";
-import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { MetalService } from "@unkey/api/metal";
 import { newId, type TenantId } from "@unkey/base";
 import { createLogger, Metrics } from "@unkey/daemon";
 import { Authority, ensureIdentity, IdentitySource } from "@unkey/pki";
 import { callOptions, listenRpc, mintPrincipal, openRpcChannel } from "@unkey/rpc";
 import { FakeAssets, FakeBillaged } from "./fake-peers.ts";
+import { imageInParts } from "./image-in-parts.ts";
 import { eventually } from "./metal-bed.ts";
 import { hostNetworkSkip } from "./skip-reasons.ts";
-
-const run = promisify(execFile);
 
 /** Kept between runs: the kernel is a download. */
 const guestDir = fileURLToPath(new URL("../../../../node_modules/.cache/unkey-guest", import.meta.url));
 const mainFile = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
-const programs = ["qemu-system-x86_64", "mkfs.erofs", "mke2fs", "busybox", "apt-get", "dpkg-deb", "setpriv", "prlimit"];
+const programs = ["qemu-system-x86_64", "mke2fs", "busybox", "apt-get", "dpkg-deb", "setpriv", "prlimit"];
 
 /** Why real guests cannot be run by a real metald here; false when they can. */
 export function realGuestSkip(): string | false {
@@ -162,15 +160,11 @@ export class DaemonBed {
     return this.#stack.adopt(IdentitySource.open(path), (source) => source[Symbol.dispose]());
   }
 
-  /** The image holds one static binary and nothing else. */
+  /** The image holds one static binary twice and nothing else, in parts. */
   async #makeRootfs(): Promise<void> {
-    const tree = join(this.dir, "tree");
-    const image = join(this.dir, "rootfs.erofs");
-    await mkdir(join(tree, "bin"), { recursive: true });
-    const busybox = ["/usr/bin/busybox", "/bin/busybox"].find(isExecutable) ?? "";
-    await copyFile(busybox, join(tree, "bin/busybox"));
-    await run("mkfs.erofs", ["--quiet", "--all-root", image, tree]);
-    const content = await readFile(image);
-    this.assets.contentOf = () => content;
+    const busybox = await readFile(["/usr/bin/busybox", "/bin/busybox"].find(isExecutable) ?? "");
+    const { image, parts } = await imageInParts({ busybox, sh: busybox });
+    this.assets.contentOf = () => image;
+    this.assets.parts = parts;
   }
 }

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import type { ConnectRouter } from "@connectrpc/connect";
@@ -22,6 +22,8 @@ export class FakeAssets {
   readonly uploads = new Map<string, Uint8Array>();
   failure: ServiceError | undefined;
   contentOf: (assetId: string) => Uint8Array = () => new Uint8Array();
+  /** What is staged beside a root filesystem. */
+  parts: readonly Uint8Array[] = [];
   readonly signer = makeSigningKey();
   /** Envelopes that are attached to a root filesystem, newest first. */
   provenancesOf: (rootfsDigest: string) => readonly Uint8Array[] = (digest) => [provenanceOf(digest, this.signer)];
@@ -35,11 +37,17 @@ export class FakeAssets {
         const leaseId = this.leases.get(leaseKey) ?? newId("lease");
         this.leases.set(leaseKey, leaseId);
         await mkdir(targetDir, { recursive: true });
-        const staged = [];
-        for (const { assetId, fileName } of placements) {
+        const staged: { assetId: string; path: string; digest: string }[] = [];
+        const place = async (assetId: string, fileName: string, content: Uint8Array) => {
           const path = join(targetDir, fileName);
-          await writeFile(path, this.uploads.get(assetId) ?? this.contentOf(assetId), { mode: 0o444 });
-          staged.push({ assetId, path });
+          await rm(path, { force: true });
+          await writeFile(path, content, { mode: 0o444 });
+          staged.push({ assetId, path, digest: digestOf(content) });
+        };
+        for (const { assetId, fileName } of placements) {
+          await place(assetId, fileName, this.uploads.get(assetId) ?? this.contentOf(assetId));
+          const parts = fileName === "rootfs" ? this.parts : [];
+          for (const [index, part] of parts.entries()) await place(newId("asset"), `${fileName}.${index + 1}`, part);
         }
         return { lease: create(LeaseSchema, { leaseId, tenantId, leaseKey }), staged };
       },
@@ -79,7 +87,7 @@ export class FakeAssets {
   };
 
   #digestOf(assetId: string): string {
-    return `sha256:${createHash("sha256").update(this.contentOf(assetId)).digest("hex")}`;
+    return digestOf(this.contentOf(assetId));
   }
 
   async *#download(provenanceId: string) {
@@ -88,6 +96,10 @@ export class FakeAssets {
     if (envelope === undefined) throw new ServiceError("ASSET_NOT_FOUND", "no such asset");
     yield { chunk: envelope };
   }
+}
+
+function digestOf(content: Uint8Array): string {
+  return `sha256:${createHash("sha256").update(content).digest("hex")}`;
 }
 
 /** billaged as far as metald sees it: takes everything, remembers it, or refuses. */
