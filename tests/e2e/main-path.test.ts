@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import { DevPlatform, until } from "@unkey/testkit";
-import { cgroupCpuTimeUs, hypervisorPid, leftovers, skipReason, tapBytes } from "./harness/host.ts";
+import { test } from "node:test";
+import { type DevPlatform, until } from "@unkey/testkit";
+import { cgroupCpuTimeUs, hypervisorPid, skipReason, tapBytes } from "./harness/host.ts";
 import type { UsageJson, VmJson } from "./harness/json.ts";
+import { sharePlatform } from "./harness/shared-platform.ts";
 import { listWindows } from "./harness/windows.ts";
 
 /** One platform, one app, in the order of its life: each test goes on where the one before stopped. */
@@ -10,18 +11,7 @@ let platform: DevPlatform;
 let instance: string;
 let url: string;
 let vmId: string;
-
-before(async () => {
-  if (skipReason) return;
-  platform = await DevPlatform.start();
-  instance = await platform.instance();
-});
-
-after(async () => {
-  if (skipReason) return;
-  await platform[Symbol.asyncDispose]();
-  assert.deepEqual(leftovers(instance, platform.home), [], "nothing may stay behind on the host");
-});
+sharePlatform(skipReason, (...started) => ([platform, instance] = started));
 
 test("deploys an OCI layout into a microVM behind https", { skip: skipReason }, async () => {
   await platform.unkey(["deploy", await platform.helloLayout(), "--app", "hello"]);

@@ -2,27 +2,16 @@ import assert from "node:assert/strict";
 import { generateKeyPairSync } from "node:crypto";
 import { readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
-import { DevPlatform } from "@unkey/testkit";
-import { hypervisorPid, leftovers, skipReason } from "./harness/host.ts";
+import { test } from "node:test";
+import type { DevPlatform } from "@unkey/testkit";
+import { hypervisorPid, skipReason } from "./harness/host.ts";
 import type { VmJson } from "./harness/json.ts";
+import { sharePlatform } from "./harness/shared-platform.ts";
 
 /** What a platform states about the root filesystems that it makes, and that its hosts hold it to that. */
 let platform: DevPlatform;
-let instance: string;
 let vmId: string;
-
-before(async () => {
-  if (skipReason) return;
-  platform = await DevPlatform.start();
-  instance = await platform.instance();
-});
-
-after(async () => {
-  if (skipReason) return;
-  await platform[Symbol.asyncDispose]();
-  assert.deepEqual(leftovers(instance, platform.home), [], "nothing may stay behind on the host");
-});
+sharePlatform(skipReason, (started) => (platform = started));
 
 test("`unkey build verify` shows every link of a deployed image", { skip: skipReason }, async () => {
   await platform.unkey(["deploy", await platform.helloLayout(), "--app", "hello"]);

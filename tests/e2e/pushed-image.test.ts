@@ -6,29 +6,26 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { DevPlatform } from "@unkey/testkit";
-import { leftovers, skipReason } from "./harness/host.ts";
+import type { DevPlatform } from "@unkey/testkit";
+import { skipReason } from "./harness/host.ts";
+import { sharePlatform } from "./harness/shared-platform.ts";
 
 const run = promisify(execFile);
 const skip = skipReason || (existsSync("/usr/bin/skopeo") ? false : "skopeo is not installed");
 
 let platform: DevPlatform;
-let instance: string;
 let scratch: string;
 let host: string;
+sharePlatform(skip, (started) => (platform = started));
 
 before(async () => {
   if (skip) return;
   scratch = await mkdtemp(join(tmpdir(), "unkey-push-"));
-  platform = await DevPlatform.start();
-  instance = await platform.instance();
 });
 
 after(async () => {
   if (skip) return;
   await rm(scratch, { recursive: true, force: true });
-  await platform[Symbol.asyncDispose]();
-  assert.deepEqual(leftovers(instance, platform.home), [], "nothing may stay behind on the host");
 });
 
 test("an image that a registry client pushed to the gateway is deployed by its name and serves", { skip }, async () => {
