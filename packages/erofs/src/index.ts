@@ -1,4 +1,4 @@
-export { maxInlineTailBytes } from "./format.ts";
+export { blockBytes, fileDataOf, maxInlineTailBytes } from "./format.ts";
 export { readDeviceTable } from "./read-device-table.ts";
 export type {
   ErofsDevice,

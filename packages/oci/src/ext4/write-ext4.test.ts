@@ -30,9 +30,10 @@ function checkExt4(imagePath: string): void {
 /** Both formats of the same layers hold the same, as the kernel shows it. */
 async function compare(layers: readonly TestLayer[]): Promise<void> {
   const erofs = await withImage(layers, {}, ({ imagePath }) => seenIn(imagePath));
-  await withImage(layers, { format: "ext4" }, async ({ imagePath }) => {
+  // Attaching layers means nothing to ext4: all is in the image.
+  await withImage(layers, { format: "ext4", attach: () => true }, async ({ imagePath }) => {
     checkExt4(imagePath);
-    assert.deepEqual(await seenIn(imagePath, "ext4"), erofs);
+    assert.deepEqual(await seenIn(imagePath, { kind: "ext4" }), erofs);
   });
 }
 

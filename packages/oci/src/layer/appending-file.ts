@@ -1,19 +1,21 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { mib, ServiceError } from "@unkey/base";
 
-const writeBytes = mib;
-/** Chunks of input that pieces may keep in memory: a few bytes of each would add up to all of it. */
-const maxChunksHeld = 8;
+const bufferBytes = mib;
 
 /**
- * A file written from front to back. Pieces gather and go to the thread pool together, one write at a time, while the caller
- * makes the next pieces; they must stay as they are until then.
+ * A file written from front to back. What is added gathers in buffers that go to the thread pool one after the other, while the
+ * caller fills the next.
  */
 export class AppendingFile implements AsyncDisposable {
   readonly #handle: FileHandle;
-  #pieces: Buffer[] = [];
-  #bytes = 0;
-  #chunksHeld = 0;
+  #buffer: Buffer = Buffer.allocUnsafeSlow(bufferBytes);
+  #used = 0;
+  /** Filled, to be written in their order. */
+  #full: Buffer[] = [];
+  readonly #spare: Buffer[] = [];
+  /** Bytes of all buffers filled; those of buffers whose write has begun. */
+  #filledBytes = 0;
   #position = 0;
   #writing: Promise<void> = Promise.resolve();
 
@@ -27,25 +29,39 @@ export class AppendingFile implements AsyncDisposable {
   }
 
   get sizeBytes(): number {
-    return this.#position + this.#bytes;
+    return this.#filledBytes + this.#used;
   }
 
-  /** Adds a piece without waiting; `settle` belongs behind each chunk of input that pieces are cut from. */
-  add(piece: Buffer): void {
-    this.#pieces.push(piece);
-    this.#bytes += piece.length;
+  /** Copies bytes[from..to) without waiting; `settle` belongs behind each chunk of input, or memory grows. */
+  add(bytes: Buffer, from = 0, to = bytes.length): void {
+    for (let at = from; at < to; ) {
+      const copied = bytes.copy(this.#buffer, this.#used, at, to);
+      at += copied;
+      this.#use(copied);
+    }
   }
 
-  /** Starts a write when enough has gathered, after the one before. Throws ROOTFS_DISK_FULL. */
+  addZeros(count: number): void {
+    for (let left = count; left > 0; ) {
+      const fitting = Math.min(left, bufferBytes - this.#used);
+      this.#buffer.fill(0, this.#used, this.#used + fitting);
+      left -= fitting;
+      this.#use(fitting);
+    }
+  }
+
+  /** Starts a write of each buffer that is full, after the one before. Throws ROOTFS_DISK_FULL. */
   async settle(): Promise<void> {
-    if (this.#bytes === 0) return;
-    this.#chunksHeld++;
-    if (this.#bytes >= writeBytes || this.#chunksHeld >= maxChunksHeld) await this.#write();
+    if (this.#full.length === 0) return;
+    const full = this.#full;
+    this.#full = [];
+    for (const buffer of full) await this.#write(buffer, bufferBytes);
   }
 
   /** Writes what is left. */
   async finish(): Promise<void> {
-    await this.#write();
+    await this.settle();
+    await this.#write(this.#buffer, this.#used);
     await this.#writing;
   }
 
@@ -54,29 +70,29 @@ export class AppendingFile implements AsyncDisposable {
     await this.#handle.close();
   }
 
-  async #write(): Promise<void> {
-    await this.#writing;
-    const pieces = this.#pieces;
-    const position = this.#position;
-    this.#position += this.#bytes;
-    this.#pieces = [];
-    this.#bytes = 0;
-    this.#chunksHeld = 0;
-    this.#writing = this.#writeAll(pieces, position);
-    this.#writing.catch(() => {}); // told at the next call
+  #use(bytes: number): void {
+    this.#used += bytes;
+    if (this.#used < bufferBytes) return;
+    this.#full.push(this.#buffer);
+    this.#filledBytes += bufferBytes;
+    this.#buffer = this.#spare.pop() ?? Buffer.allocUnsafeSlow(bufferBytes);
+    this.#used = 0;
   }
 
-  async #writeAll(pieces: Buffer[], start: number): Promise<void> {
-    if (pieces.length === 0) return;
-    const total = pieces.reduce((sum, { length }) => sum + length, 0);
-    const { bytesWritten } = await this.#handle.writev(pieces, start).catch(rethrowDiskFull);
-    if (bytesWritten === total) return;
-    // Cut short, as by a disk that is nearly full: the rest tells why.
-    const rest = Buffer.concat(pieces).subarray(bytesWritten);
-    for (let at = 0; at < rest.length; ) {
-      at += (await this.#handle.write(rest, at, rest.length - at, start + bytesWritten + at).catch(rethrowDiskFull))
-        .bytesWritten;
+  async #write(buffer: Buffer, bytes: number): Promise<void> {
+    await this.#writing;
+    this.#writing = this.#writeAll(buffer, bytes, this.#position);
+    this.#writing.catch(() => {}); // told at the next call
+    this.#position += bytes;
+  }
+
+  async #writeAll(buffer: Buffer, bytes: number, position: number): Promise<void> {
+    for (let at = 0; at < bytes; ) {
+      // Cut short, as by a disk that is nearly full: the rest tells why.
+      const written = await this.#handle.write(buffer, at, bytes - at, position + at).catch(rethrowDiskFull);
+      at += written.bytesWritten;
     }
+    this.#spare.push(buffer);
   }
 }
 

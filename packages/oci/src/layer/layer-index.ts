@@ -5,6 +5,7 @@ import type { ByteString } from "../byte-string.ts";
 import type { Digest } from "../digest.ts";
 import type { DataRange } from "../tar/sparse-map.ts";
 import { noXattrs, type TarEntry, type TarEntryType } from "../tar/tar-entry.ts";
+import { type StoredData, StoredDataCounter } from "./stored-data.ts";
 
 /*
  * A layer's entries in a file, in the archive's order. Numbers are little endian.
@@ -15,11 +16,13 @@ import { noXattrs, type TarEntry, type TarEntryType } from "../tar/tar-entry.ts"
  *               a file: size f64; a device: major u32, minor u32; else 8 zero bytes,
  *               lengths of name and link name, counts of attributes and ranges (u32 each; ranges 0xffffffff: no holes),
  *               name, link name, each attribute (name length u32, value length u32, both), each range (offset f64, length f64)
- *     tail  (3) entries u32, content bytes f64, names of dropped attributes (length u32 each), CRC-32 of all before the CRC
+ *     tail  (3) entries u32, bytes of content f64 and of tails f64, names of dropped attributes (length u32 each), CRC-32 of all
+ *               before the CRC
+ * Where a file's data is follows from the files before it (stored-data.ts).
  * It is written by this process or one like it: the checks are for a file that was cut short or changed on disk.
  */
 
-const magic = Buffer.from("UKLAYER\x01", "latin1");
+const magic = Buffer.from("UKLAYER\x02", "latin1");
 const kinds = { head: 1, entry: 2, tail: 3 } as const;
 const types: readonly TarEntryType[] = ["file", "hardlink", "symlink", "char", "block", "directory", "fifo"];
 const typeCodes = new Map(types.map((type, code) => [type, code]));
@@ -31,8 +34,9 @@ const maxRecordBytes = 8 * mib;
 
 export interface IndexTail {
   readonly entries: number;
-  /** Length of the layer's content. */
+  /** Lengths of the two files with the data. */
   readonly contentBytes: number;
+  readonly tailsBytes: number;
   /** Names of attributes that were left out. */
   readonly droppedXattrs: readonly ByteString[];
 }
@@ -89,12 +93,13 @@ export class IndexEncoder {
     }
   }
 
-  addTail({ entries, contentBytes, droppedXattrs }: IndexTail): void {
-    const bytes = 4 + 8 + 4 + droppedXattrs.reduce((total, name) => total + 4 + name.length, 0) + 4;
+  addTail({ entries, contentBytes, tailsBytes, droppedXattrs }: IndexTail): void {
+    const bytes = 4 + 8 + 8 + 4 + droppedXattrs.reduce((total, name) => total + 4 + name.length, 0) + 4;
     this.#reserve(5 + bytes);
     this.#startRecord(kinds.tail, bytes);
     this.#u32(entries);
     this.#f64(contentBytes);
+    this.#f64(tailsBytes);
     this.#u32(droppedXattrs.length);
     for (const name of droppedXattrs) {
       this.#u32(name.length);
@@ -152,13 +157,13 @@ export class DamagedIndex extends Error {
 }
 
 /**
- * Reads an index from an open file and hands over its entries with the offset of their data in the layer's content. Throws
- * DamagedIndex, at the latest behind the last entry.
+ * Reads an index from an open file and hands over its entries with the places of their data. Throws DamagedIndex, at the latest
+ * behind the last entry.
  */
 export async function readIndex(
   file: FileHandle,
   diffId: Digest,
-  onEntry: (entry: TarEntry, contentOffset: number) => void,
+  onEntry: (entry: TarEntry, stored: StoredData) => void,
 ): Promise<IndexTail> {
   const decoder = new IndexDecoder(diffId, onEntry);
   let buffer = Buffer.allocUnsafe(256 * kib);
@@ -179,17 +184,17 @@ export async function readIndex(
 
 class IndexDecoder {
   readonly #diffId: Digest;
-  readonly #onEntry: (entry: TarEntry, contentOffset: number) => void;
+  readonly #onEntry: (entry: TarEntry, stored: StoredData) => void;
   #crc = 0;
   #started = false;
   #matches = false;
   #tail: IndexTail | undefined;
   #entries = 0;
-  #contentBytes = 0;
+  readonly #stored = new StoredDataCounter();
   /** Bytes that the next record needs, when that is known. */
   missing = 0;
 
-  constructor(diffId: Digest, onEntry: (entry: TarEntry, contentOffset: number) => void) {
+  constructor(diffId: Digest, onEntry: (entry: TarEntry, stored: StoredData) => void) {
     this.#diffId = diffId;
     this.#onEntry = onEntry;
   }
@@ -229,7 +234,9 @@ class IndexDecoder {
 
   finish(): IndexTail {
     if (this.#tail === undefined) throw new DamagedIndex("the index has no end");
-    if (this.#tail.entries !== this.#entries || this.#tail.contentBytes !== this.#contentBytes) {
+    const { entries, contentBytes, tailsBytes } = this.#tail;
+    const counted = this.#stored;
+    if (entries !== this.#entries || contentBytes !== counted.contentBytes || tailsBytes !== counted.tailsBytes) {
       throw new DamagedIndex("the index contradicts its end");
     }
     return this.#tail;
@@ -268,17 +275,11 @@ class IndexDecoder {
     }
     const isFile = type === "file";
     const sizeBytes = isFile ? bytes.readDoubleLE(start + 19) : 0;
-    let stored = sizeBytes;
     let data: DataRange[] | undefined;
     if (rangeCount !== wholeFile) {
       if (end - at !== 16 * rangeCount) throw new DamagedIndex("an entry of the index is too short");
       data = [];
-      stored = 0;
-      for (; at < end; at += 16) {
-        const length = bytes.readDoubleLE(at + 8);
-        data.push({ offset: bytes.readDoubleLE(at), length });
-        stored += length;
-      }
+      for (; at < end; at += 16) data.push({ offset: bytes.readDoubleLE(at), length: bytes.readDoubleLE(at + 8) });
     }
     const entry: TarEntry = {
       type,
@@ -295,20 +296,24 @@ class IndexDecoder {
       xattrs,
     };
     this.#entries++;
-    this.#onEntry(entry, this.#contentBytes);
-    this.#contentBytes += stored;
+    this.#onEntry(entry, this.#stored.place(entry));
   }
 
   #readTail(bytes: Buffer, start: number, end: number): void {
-    if (end - start < 20) throw new DamagedIndex("the index's end is too short");
+    if (end - start < 28) throw new DamagedIndex("the index's end is too short");
     const droppedXattrs: ByteString[] = [];
-    let at = start + 16;
-    for (let left = bytes.readUInt32LE(start + 12); left > 0; left--) {
+    let at = start + 24;
+    for (let left = bytes.readUInt32LE(start + 20); left > 0; left--) {
       const length = end - at < 8 ? Number.POSITIVE_INFINITY : bytes.readUInt32LE(at);
       if (length > end - at - 8) throw new DamagedIndex("the index's end is too short");
       droppedXattrs.push(bytes.toString("latin1", at + 4, at + 4 + length));
       at += 4 + length;
     }
-    this.#tail = { entries: bytes.readUInt32LE(start), contentBytes: bytes.readDoubleLE(start + 4), droppedXattrs };
+    this.#tail = {
+      entries: bytes.readUInt32LE(start),
+      contentBytes: bytes.readDoubleLE(start + 4),
+      tailsBytes: bytes.readDoubleLE(start + 12),
+      droppedXattrs,
+    };
   }
 }

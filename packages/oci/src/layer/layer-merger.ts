@@ -2,6 +2,7 @@ import { type ByteString, printable } from "../byte-string.ts";
 import { InvalidInput } from "../invalid-input.ts";
 import { noXattrs, type TarEntry } from "../tar/tar-entry.ts";
 import { bytesPerRange, checkBytes, checkCount, type ImageLimits } from "./limits.ts";
+import type { StoredData } from "./stored-data.ts";
 import { type DirectoryNode, type Metadata, type TreeNode, walk } from "./tree.ts";
 import { xattrBytes } from "./xattrs.ts";
 
@@ -44,10 +45,9 @@ export class LayerMerger {
   }
 
   /**
-   * Applies one entry of the current layer, whose data starts at `contentOffset` of the layer's content. Throws InvalidInput when
-   * it contradicts the tree, IMAGE_TOO_LARGE over a limit.
+   * Applies one entry of the current layer. Throws InvalidInput when it contradicts the tree, IMAGE_TOO_LARGE over a limit.
    */
-  add(entry: TarEntry, contentOffset: number): void {
+  add(entry: TarEntry, stored: StoredData): void {
     this.#count(entry.name.length);
     const components = this.#components(entry.name);
     const name = components.pop();
@@ -59,14 +59,14 @@ export class LayerMerger {
     const through = components.find((component) => component.startsWith(whiteoutPrefix));
     if (through !== undefined) throw new InvalidInput(`${printable(entry.name)} lies below a whiteout`);
     if (name.startsWith(whiteoutPrefix)) this.#whiteout(entry.name, components, name);
-    else this.#place(entry, contentOffset, this.#parent(entry.name, components), name);
+    else this.#place(entry, stored, this.#parent(entry.name, components), name);
   }
 
   finish(): DirectoryNode {
     return this.#root;
   }
 
-  #place(entry: TarEntry, contentOffset: number, parent: DirectoryNode, name: ByteString): void {
+  #place(entry: TarEntry, stored: StoredData, parent: DirectoryNode, name: ByteString): void {
     if (entry.type === "hardlink") {
       const node = this.#linkTarget(entry, parent, name);
       parent.children.set(name, { node, layer: this.#layer });
@@ -79,10 +79,10 @@ export class LayerMerger {
       existing.layer = this.#layer;
       return;
     }
-    parent.children.set(name, { node: this.#node(entry, contentOffset, metadata), layer: this.#layer });
+    parent.children.set(name, { node: this.#node(entry, stored, metadata), layer: this.#layer });
   }
 
-  #node(entry: TarEntry, contentOffset: number, metadata: Metadata): TreeNode {
+  #node(entry: TarEntry, stored: StoredData, metadata: Metadata): TreeNode {
     switch (entry.type) {
       case "directory":
         return { kind: "directory", metadata, children: new Map(), clearedBy: this.#layer };
@@ -112,7 +112,7 @@ export class LayerMerger {
           sizeBytes: entry.sizeBytes,
           ...(entry.data === undefined ? {} : { data: entry.data }),
           layer: this.#layer,
-          contentOffset,
+          stored,
         };
     }
   }

@@ -1,5 +1,6 @@
 import type { ByteString } from "../byte-string.ts";
 import type { DataRange } from "../tar/sparse-map.ts";
+import type { StoredData } from "./stored-data.ts";
 
 /*
  * A file system tree held as metadata. Names are single components, links to a node are entries of its directories: a
@@ -20,9 +21,11 @@ export interface FileNode {
   readonly sizeBytes: number;
   /** Ranges that hold data, ascending and apart; absent: all of the file. */
   readonly data?: readonly DataRange[];
-  /** Where the data is: the layer's place in the image, and the offset in that layer's content. */
+  /** Where the data is: the layer's place in the image, and what that layer's directory says. */
   readonly layer: number;
-  readonly contentOffset: number;
+  readonly stored: StoredData;
+  /** Set when the layer's content is a device of the image and the file has blocks in it. */
+  place?: { readonly device: number; readonly block: number };
 }
 
 /** Bytes of the file that are stored: all but its holes. */

@@ -9,11 +9,13 @@ import { AppendingFile } from "./appending-file.ts";
 import { decompress } from "./decompress.ts";
 import { IndexEncoder } from "./layer-index.ts";
 import { bytesPerRange, checkBytes, checkCount, type ImageLimits } from "./limits.ts";
+import { contentBytesOf, paddingOf } from "./stored-data.ts";
 import { keptXattrs, xattrBytes } from "./xattrs.ts";
 
 /** Names in a layer directory. */
 export const indexName = "index";
 export const contentName = "content";
+export const tailsName = "tails";
 
 export interface UnpackLayerOptions {
   /** Of the layer as it travels; named in errors. Whoever feeds the chunks checks it. */
@@ -31,17 +33,18 @@ export interface UnpackLayerOptions {
 }
 
 /**
- * Unpacks a layer into a layer directory: `content`, the bytes of its files behind one another, and `index`, its entries. The
- * index appears last: a directory that has one is complete, unless the host lost its power, since nothing here waits for the
- * disk. After a failure the directory is the caller's to remove. Throws IMAGE_LAYER_INVALID naming the layer, IMAGE_TOO_LARGE or ROOTFS_DISK_FULL.
+ * Unpacks a layer into a layer directory: `content` and `tails`, the data of its files (stored-data.ts), and `index`, its entries.
+ * The index appears last: a directory that has one is complete, unless the host lost its power, since nothing here waits for the
+ * disk. After a failure the directory is the caller's to remove. The same archive gives the same three files. Throws IMAGE_LAYER_INVALID naming the layer, IMAGE_TOO_LARGE or ROOTFS_DISK_FULL.
  */
 export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: UnpackLayerOptions): Promise<void> {
   const { digest, diffId, directory, limits, signal, sizeBytes, onBytes } = options;
   await using content = await AppendingFile.create(join(directory, contentName));
+  await using tails = await AppendingFile.create(join(directory, tailsName));
   const part = join(directory, `${indexName}.part`);
   await using index = await AppendingFile.create(part);
   const hash = new StreamingDigest(digestAlgorithm(diffId));
-  const sink = new LayerSink(content, new IndexEncoder(diffId), limits);
+  const sink = new LayerSink({ content, tails, limits, encoder: new IndexEncoder(diffId) });
   const parser = new TarParser(sink);
   let bytes = 0;
   try {
@@ -50,6 +53,7 @@ export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: Un
       for (const piece of sink.encoder.take()) index.add(piece);
       // Written by the thread pool while this thread hashes.
       await content.settle();
+      await tails.settle();
       await index.settle();
       hash.update(chunk);
       bytes += chunk.length;
@@ -63,10 +67,11 @@ export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: Un
   sink.encoder.addTail({
     entries: sink.entries,
     contentBytes: content.sizeBytes,
+    tailsBytes: tails.sizeBytes,
     droppedXattrs: [...sink.dropped],
   });
   for (const piece of sink.encoder.take()) index.add(piece);
-  await Promise.all([content.finish(), index.finish()]);
+  await Promise.all([content.finish(), tails.finish(), index.finish()]);
   signal.throwIfAborted();
   await rename(part, join(directory, indexName));
 }
@@ -77,13 +82,23 @@ class LayerSink {
   readonly dropped = new Set<ByteString>();
   entries = 0;
   readonly #content: AppendingFile;
+  readonly #tails: AppendingFile;
   readonly #limits: ImageLimits;
   #metadataBytes = 0;
+  /** Bytes of the file at hand that still belong to `content`, and the zeros behind them. */
+  #contentLeft = 0;
+  #padding = 0;
 
-  constructor(content: AppendingFile, encoder: IndexEncoder, limits: ImageLimits) {
-    this.#content = content;
-    this.encoder = encoder;
-    this.#limits = limits;
+  constructor(parts: {
+    readonly content: AppendingFile;
+    readonly tails: AppendingFile;
+    readonly encoder: IndexEncoder;
+    readonly limits: ImageLimits;
+  }) {
+    this.#content = parts.content;
+    this.#tails = parts.tails;
+    this.encoder = parts.encoder;
+    this.#limits = parts.limits;
   }
 
   entry(entry: TarEntry): void {
@@ -94,11 +109,20 @@ class LayerSink {
     this.#metadataBytes += entry.name.length + entry.linkName.length + xattrBytes(xattrs);
     this.#metadataBytes += (entry.data?.length ?? 0) * bytesPerRange;
     checkBytes("the layer's names and attributes are", this.#metadataBytes, limits.metadataBytes);
-    this.encoder.addEntry({ ...entry, mtimeNs: clampTime(entry.mtimeNs), xattrs });
+    const kept = { ...entry, mtimeNs: clampTime(entry.mtimeNs), xattrs };
+    this.encoder.addEntry(kept);
+    this.#contentLeft = contentBytesOf(kept);
+    this.#padding = paddingOf(this.#contentLeft);
   }
 
   content(bytes: Buffer): void {
-    this.#content.add(bytes);
+    const count = Math.min(bytes.length, this.#contentLeft);
+    if (count > 0) {
+      this.#content.add(bytes, 0, count);
+      this.#contentLeft -= count;
+      if (this.#contentLeft === 0) this.#content.addZeros(this.#padding);
+    }
+    if (count < bytes.length) this.#tails.add(bytes, count, bytes.length);
   }
 }
 

@@ -9,7 +9,15 @@ import { test } from "node:test";
 import * as fc from "fast-check";
 import { digestOf } from "../digest.ts";
 import { ociConfigType, ociLayerType, ociManifestType } from "../documents.ts";
-import { checkErofs, entriesIn, needsMount, type Seen, seenIn, withImage } from "../testing/built-image.ts";
+import {
+  attachments,
+  checkErofs,
+  entriesIn,
+  needsMount,
+  type Seen,
+  seenIn,
+  withImage,
+} from "../testing/built-image.ts";
 import { anyLayers, archiveOf, type TestEntry } from "../testing/random-layers.ts";
 
 const needs = existsSync("/usr/bin/umoci") ? needsMount() : "umoci is not installed";
@@ -53,13 +61,16 @@ function listing(entries: ReadonlyMap<string, Seen>): Record<string, string> {
   return told;
 }
 
-async function ours(layers: readonly (readonly TestEntry[])[]): Promise<Record<string, string>> {
+async function ours(
+  layers: readonly (readonly TestEntry[])[],
+  attach: (layer: number) => boolean,
+): Promise<Record<string, string>> {
   return withImage(
     layers.map((layer) => ({ archive: archiveOf(layer) })),
-    {},
-    async ({ imagePath }) => {
-      checkErofs(imagePath);
-      return listing(await seenIn(imagePath));
+    { attach },
+    async ({ imagePath, devicePaths }) => {
+      checkErofs(imagePath, devicePaths);
+      return listing(await seenIn(imagePath, { devicePaths }));
     },
   );
 }
@@ -119,12 +130,14 @@ test("random layers give, in a mounted image, the tree that umoci unpacks", { sk
     fc.asyncProperty(anyLayers, async (layers) => {
       const directory = await mkdtemp(join(tmpdir(), "umoci-"));
       try {
-        const tree = await ours(layers).catch((error: Error) => error);
         const reference = await theirs(directory, layers).catch((error: Error) => error);
-        if (tree instanceof Error !== reference instanceof Error) assert.deepEqual(tree, reference);
-        if (tree instanceof Error) return;
-        compared++;
-        assert.deepEqual(tree, reference);
+        for (const [, attach] of attachments) {
+          const tree = await ours(layers, attach).catch((error: Error) => error);
+          if (tree instanceof Error !== reference instanceof Error) assert.deepEqual(tree, reference);
+          if (tree instanceof Error) return;
+          compared++;
+          assert.deepEqual(tree, reference);
+        }
       } finally {
         await rm(directory, { recursive: true, force: true });
       }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -10,7 +10,7 @@ import { fromUtf8 } from "../byte-string.ts";
 import { digestOf } from "../digest.ts";
 import { defaultImageLimits } from "../layer/limits.ts";
 import { unpackLayer } from "../layer/unpack-layer.ts";
-import { checkErofs, needsErofsUtils, needsMount, seenIn, withImage } from "../testing/built-image.ts";
+import { attachments, checkErofs, needsErofsUtils, needsMount, seenIn, withImage } from "../testing/built-image.ts";
 import { paxEntry, type TarFixture, tarOf } from "../testing/tar-fixture.ts";
 import { assembleRootfs } from "./assemble-rootfs.ts";
 
@@ -92,71 +92,167 @@ const rest = {
   signal,
 } as const;
 
-test("an image holds exactly what its layers say, as the kernel reads it", { skip: needsMount() }, async () => {
-  const layers = [
-    { archive: tarOf(lower), stored: gzipSync(tarOf(lower)) },
-    { archive: tarOf(upper), stored: zstdCompressSync(tarOf(upper)) },
-  ];
-  await withImage(layers, {}, async ({ imagePath, passwd, group }) => {
-    checkErofs(imagePath);
-    const found: Record<string, string> = {};
-    for (const [path, { entry, content }] of await seenIn(imagePath)) {
-      const { type, mode, uid, gid, mtimeNs, deviceMajor, deviceMinor, linkName, xattrs, sizeBytes } = entry;
-      const attributes = [...xattrs].map(([name, value]) => `${name}=${value.toString("hex")}`).sort();
-      const what = [type, mode.toString(8), uid, gid, mtimeNs, `${deviceMajor}:${deviceMinor}`, linkName, sizeBytes];
-      found[path] = [
-        ...what,
-        ...attributes,
-        type === "file" ? createHash("sha256").update(content).digest("hex") : "",
-      ].join(" ");
-    }
-    const time = "1700000000000000000";
-    const sum = (content: string | Buffer): string => createHash("sha256").update(content).digest("hex");
-    const plain = (content: string, mode = "644"): string =>
-      `file ${mode} 0 0 ${time} 0:0  ${content.length} ${sum(content)}`;
-    const tool = Buffer.alloc(70_000, "tool");
+for (const [form, attach] of attachments) {
+  test(`an image ${form} holds exactly what its layers say, as the kernel reads it`, {
+    skip: needsMount(),
+  }, async () => {
+    const layers = [
+      { archive: tarOf(lower), stored: gzipSync(tarOf(lower)) },
+      { archive: tarOf(upper), stored: zstdCompressSync(tarOf(upper)) },
+    ];
+    await withImage(layers, { attach }, async ({ imagePath, devicePaths, passwd, group }) => {
+      checkErofs(imagePath, devicePaths);
+      const found: Record<string, string> = {};
+      for (const [path, { entry, content }] of await seenIn(imagePath, { devicePaths })) {
+        const { type, mode, uid, gid, mtimeNs, deviceMajor, deviceMinor, linkName, xattrs, sizeBytes } = entry;
+        const attributes = [...xattrs].map(([name, value]) => `${name}=${value.toString("hex")}`).sort();
+        const what = [type, mode.toString(8), uid, gid, mtimeNs, `${deviceMajor}:${deviceMinor}`, linkName, sizeBytes];
+        found[path] = [
+          ...what,
+          ...attributes,
+          type === "file" ? createHash("sha256").update(content).digest("hex") : "",
+        ].join(" ");
+      }
+      const time = "1700000000000000000";
+      const sum = (content: string | Buffer): string => createHash("sha256").update(content).digest("hex");
+      const plain = (content: string, mode = "644"): string =>
+        `file ${mode} 0 0 ${time} 0:0  ${content.length} ${sum(content)}`;
+      const tool = Buffer.alloc(70_000, "tool");
 
-    const long = "long".repeat(40);
-    assert.deepEqual(found, {
-      "": "directory 751 3 4 1600000000000000001 0:0  0 ",
-      "-rf": plain("not an option"),
-      abs: "symlink 777 0 0 1400000000000000000 0:0 /etc/passwd 0 ",
-      bin: "directory 755 0 0 0 0:0  0 ",
-      "bin/same": `file 4755 100000 70000 ${time} 0:0  70000 security.capability=${capability.toString("hex")} user.bin=00ff3d0a ${sum(tool)}`,
-      "bin/tool": `hardlink 4755 100000 70000 ${time} 0:0 ./bin/same 0 `,
-      climb: `symlink 777 0 0 ${time} 0:0 ../../../../../../etc/shadow 0 `,
-      closed: `directory 0 0 0 ${time} 0:0  0 `,
-      "closed/in": plain("inside"),
-      d: "directory 1777 5 6 1500000000123456789 0:0  0 user.dir=76 ",
-      "d/keep": plain("kept"),
-      disk: `block 600 0 0 ${time} 259:300  0 `,
-      etc: `directory 755 0 0 ${time} 0:0  0 `,
-      "etc/group": plain(String(lower[3]?.content)),
-      "etc/passwd": plain(String(lower[2]?.content)),
-      [fromUtf8("grüße\n*")]: plain("names are bytes"),
-      [long]: "directory 755 0 0 0 0:0  0 ",
-      [`${long}/${"name".repeat(50)}`]: plain("long"),
-      null: `char 666 0 0 ${time} 1:3  0 `,
-      pipe: `fifo 640 0 0 ${time} 0:0  0 `,
-      unreadable: plain("secret", "0"),
+      const long = "long".repeat(40);
+      assert.deepEqual(found, {
+        "": "directory 751 3 4 1600000000000000001 0:0  0 ",
+        "-rf": plain("not an option"),
+        abs: "symlink 777 0 0 1400000000000000000 0:0 /etc/passwd 0 ",
+        bin: "directory 755 0 0 0 0:0  0 ",
+        "bin/same": `file 4755 100000 70000 ${time} 0:0  70000 security.capability=${capability.toString("hex")} user.bin=00ff3d0a ${sum(tool)}`,
+        "bin/tool": `hardlink 4755 100000 70000 ${time} 0:0 ./bin/same 0 `,
+        climb: `symlink 777 0 0 ${time} 0:0 ../../../../../../etc/shadow 0 `,
+        closed: `directory 0 0 0 ${time} 0:0  0 `,
+        "closed/in": plain("inside"),
+        d: "directory 1777 5 6 1500000000123456789 0:0  0 user.dir=76 ",
+        "d/keep": plain("kept"),
+        disk: `block 600 0 0 ${time} 259:300  0 `,
+        etc: `directory 755 0 0 ${time} 0:0  0 `,
+        "etc/group": plain(String(lower[3]?.content)),
+        "etc/passwd": plain(String(lower[2]?.content)),
+        [fromUtf8("grüße\n*")]: plain("names are bytes"),
+        [long]: "directory 755 0 0 0 0:0  0 ",
+        [`${long}/${"name".repeat(50)}`]: plain("long"),
+        null: `char 666 0 0 ${time} 1:3  0 `,
+        pipe: `fifo 640 0 0 ${time} 0:0  0 `,
+        unreadable: plain("secret", "0"),
+      });
+
+      assert.equal(passwd, lower[2]?.content);
+      assert.equal(group, lower[3]?.content);
     });
+  });
 
-    assert.equal(passwd, lower[2]?.content);
-    assert.equal(group, lower[3]?.content);
+  test(`the same layers give the same bytes ${form}, however they are compressed`, async () => {
+    const digests = new Set<string>();
+    for (const compress of [gzipSync, zstdCompressSync, (bytes: Buffer) => bytes]) {
+      const layers = [lower, upper].map((entries) => ({ archive: tarOf(entries), stored: compress(tarOf(entries)) }));
+      await withImage(layers, { attach }, async ({ imagePath, devicePaths, sizeBytes }) => {
+        const bytes = await readFile(imagePath);
+        assert.equal(bytes.length, sizeBytes);
+        const contents = await Promise.all(devicePaths.map((path) => readFile(path)));
+        digests.add([bytes, ...contents].map((each) => digestOf(each)).join());
+      });
+    }
+    assert.equal(digests.size, 1);
+  });
+
+  test(`files of every size, with and without attributes, links and holes between layers ${form}`, {
+    skip: needsMount(),
+  }, async () => {
+    const sizes = [0, 1, 2047, 2048, 2049, 4095].flatMap((tail) => [tail, 4096 + tail, 3 * 4096 + tail]);
+    const bytes = (size: number, salt: string): Buffer => Buffer.alloc(size, `${salt} ${size} `);
+    const wide = new Map([["user.wide", Buffer.alloc(2500, "w")]]);
+    const holes = (name: string): Buffer =>
+      paxEntry(
+        [
+          ["GNU.sparse.size", "100000"],
+          ["GNU.sparse.map", "5000,3000,70000,9"],
+        ],
+        { name, content: bytes(3009, "h") },
+      );
+    const layers: (TarFixture | Buffer)[][] = [
+      [
+        ...sizes.map((size) => ({ name: `low/${size}`, content: bytes(size, "low") })),
+        ...sizes.map((size) => ({ name: `wide/${size}`, content: bytes(size, "wide"), xattrs: wide })),
+        holes("low/holes"),
+        { name: "low/9000", content: bytes(9000, "low") },
+      ],
+      [
+        // A link to what a lower layer has, and that file again with other metadata, whole as an archive has it.
+        ...sizes.map((size) => ({ name: `link/${size}`, type: "hardlink" as const, linkName: `low/${size}` })),
+        ...sizes.map((size) => ({ name: `wide/${size}`, content: bytes(size, "wide"), mode: 0o600, uid: 70_000 })),
+        ...sizes.map((size) => ({
+          name: `high/${size}`,
+          content: bytes(size, "high"),
+          xattrs: new Map([["user.a", Buffer.from("a")]]),
+        })),
+        holes("high/holes"),
+      ],
+      [
+        { name: ".wh.high" },
+        { name: "high/1", content: bytes(12_288, "new") },
+        { name: "link/holes", type: "hardlink", linkName: "low/holes" },
+      ],
+    ];
+    const expected = new Map<string, string>();
+    const sum = (content: Buffer): string => createHash("sha256").update(content).digest("hex");
+    for (const size of sizes) {
+      expected.set(`low/${size}`, `644 0 ${sum(bytes(size, "low"))}`);
+      expected.set(`link/${size}`, `644 0 ${sum(bytes(size, "low"))}`);
+      expected.set(`wide/${size}`, `600 70000 ${sum(bytes(size, "wide"))}`);
+    }
+    expected.set("low/9000", `644 0 ${sum(bytes(9000, "low"))}`);
+    expected.set("high/1", `644 0 ${sum(bytes(12_288, "new"))}`);
+    const sparse = Buffer.alloc(100_000);
+    bytes(3009, "h").copy(sparse, 5000, 0, 3000);
+    bytes(3009, "h").copy(sparse, 70_000, 3000);
+    for (const name of ["low/holes", "link/holes"]) expected.set(name, `644 0 ${sum(sparse)}`);
+    const archives = layers.map((entries) => ({ archive: tarOf(entries) }));
+    const options = { attach, wanted: (path: string) => path.startsWith("low/") };
+    await withImage(archives, options, async ({ imagePath, devicePaths, captured }) => {
+      checkErofs(imagePath, devicePaths);
+      const seen = await seenIn(imagePath, { devicePaths });
+      const found = new Map<string, string>();
+      for (const [path, { entry, content }] of seen) {
+        if (entry.type === "directory") continue;
+        const first = entry.type === "hardlink" ? seen.get(entry.linkName.slice(2))?.content : content;
+        found.set(path, `${entry.mode.toString(8)} ${entry.uid} ${sum(first ?? Buffer.alloc(0))}`);
+      }
+      assert.deepEqual(Object.fromEntries(found), Object.fromEntries(expected));
+      for (const [path, content] of captured) assert.equal(`644 0 ${sum(content)}`, expected.get(path), path);
+      assert.equal(captured.size, sizes.length + 2);
+    });
+  });
+}
+
+test("a layer's content is attached as it is: the image has none of it", async () => {
+  const archive = tarOf([
+    { name: "big", content: Buffer.alloc(5 << 20, "b") },
+    { name: "small", content: "s" },
+  ]);
+  await withImage([{ archive }], { attach: () => true }, async ({ devicePaths, sizeBytes }) => {
+    assert.equal((await stat(devicePaths[0] ?? "")).size, 5 << 20);
+    assert.ok(sizeBytes < 32_768);
   });
 });
 
-test("the same layers give the same bytes, however they are compressed", async () => {
-  const digests = new Set<string>();
-  for (const compress of [gzipSync, zstdCompressSync, (bytes: Buffer) => bytes]) {
-    const layers = [lower, upper].map((entries) => ({ archive: tarOf(entries), stored: compress(tarOf(entries)) }));
-    await withImage(layers, {}, async ({ imagePath, sizeBytes }) => {
-      const bytes = await readFile(imagePath);
-      assert.equal(bytes.length, sizeBytes);
-      digests.add(digestOf(bytes));
-    });
-  }
-  assert.equal(digests.size, 1);
+test("sixteen layers are devices", { skip: needsMount() }, async () => {
+  const layers = Array.from({ length: 16 }, (_, i) => ({
+    archive: tarOf([{ name: `f${i}`, content: Buffer.alloc(5000 + i, `${i}`) }]),
+  }));
+  await withImage(layers, { attach: () => true }, async ({ imagePath, devicePaths }) => {
+    assert.equal(devicePaths.length, 16);
+    checkErofs(imagePath, devicePaths);
+    const seen = await seenIn(imagePath, { devicePaths });
+    for (let i = 0; i < 16; i++) assert.ok(seen.get(`f${i}`)?.content.equals(Buffer.alloc(5000 + i, `${i}`)));
+  });
 });
 
 test("an image without files still gives a file system", { skip: needsErofsUtils }, () =>
@@ -292,9 +388,11 @@ test("a layer directory that was cut short, wherever, is noticed", async (contex
     await truncate(join(layer.directory, "index"), length);
     await assert.rejects(assembleRootfs({ ...options, layers: [layer] }), isDamaged, `cut to ${length}`);
   }
-  const layer = await unpacked(directory, archive);
-  await truncate(join(layer.directory, "content"), 100);
-  await assert.rejects(assembleRootfs({ ...options, layers: [layer] }), isDamaged);
+  for (const name of ["content", "tails"]) {
+    const layer = await unpacked(directory, archive);
+    await truncate(join(layer.directory, name), 7);
+    await assert.rejects(assembleRootfs({ ...options, layers: [layer] }), isDamaged);
+  }
 });
 
 test("a changed byte of an index and an index of another layer are noticed", async (context) => {

@@ -1,7 +1,7 @@
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { kib, ServiceError } from "@unkey/base";
-import { writeErofs } from "@unkey/erofs";
+import { blockBytes, type ErofsDevice, writeErofs } from "@unkey/erofs";
 import { type ByteString, printable } from "../byte-string.ts";
 import { type Digest, shortDigest } from "../digest.ts";
 import { writeExt4 } from "../ext4/write-ext4.ts";
@@ -9,7 +9,7 @@ import { rethrowInvalid } from "../invalid-input.ts";
 import { DamagedIndex, readIndex } from "../layer/layer-index.ts";
 import { LayerMerger } from "../layer/layer-merger.ts";
 import { checkBytes, checkCount, type ImageLimits } from "../layer/limits.ts";
-import { type DirectoryNode, findFile } from "../layer/tree.ts";
+import { type DirectoryNode, type FileNode, findFile, storedBytes } from "../layer/tree.ts";
 import { indexName } from "../layer/unpack-layer.ts";
 import { LayerContents } from "./layer-contents.ts";
 import { planTree } from "./plan-tree.ts";
@@ -20,6 +20,11 @@ export interface UnpackedLayer {
   readonly digest: Digest;
   readonly diffId: Digest;
   readonly directory: string;
+  /**
+   * Set when the layer's `content` is attached beside the image and not copied into it: SHA-256 of that file in hexadecimal digits,
+   * as whoever stores it counted it. Such layers are the image's devices, in their order. Means nothing to ext4.
+   */
+  readonly content?: { readonly digest: string };
 }
 
 export interface AssembleRootfsOptions {
@@ -37,7 +42,7 @@ export interface AssembleRootfsOptions {
   /** Existing private directory for `ext4`; what is made in it is removed again. */
   readonly scratchDirectory: string;
   readonly signal: AbortSignal;
-  /** Called with the growing number of content bytes written and their known total. */
+  /** Called with the growing number of content bytes copied into the image and their known total. */
   readonly onBytes?: (doneBytes: number, totalBytes: number) => void;
 }
 
@@ -50,6 +55,7 @@ export interface RootfsFacts {
 }
 
 export interface AssembledRootfs extends RootfsFacts {
+  /** Of the image itself, without its devices. */
   readonly sizeBytes: number;
   /** What `wanted` chose, by path. */
   readonly captured: ReadonlyMap<ByteString, Buffer>;
@@ -59,14 +65,15 @@ export interface AssembledRootfs extends RootfsFacts {
 const maxAccountFileBytes = 512 * kib;
 
 /**
- * Merges layers and writes their tree as one image; the same layers, policy and identity give the same bytes. EROFS needs no
+ * Merges layers and writes their tree as one image; the same layers, devices, policy and identity give the same bytes. EROFS needs no
  * privilege and no tool. Throws IMAGE_LAYER_INVALID, IMAGE_TOO_LARGE, IMAGE_PRIVILEGED_FILE, LAYER_CACHE_DAMAGED or ROOTFS_*.
  */
 export async function assembleRootfs(options: AssembleRootfsOptions): Promise<AssembledRootfs> {
   const { layers, limits, policy, wanted, signal, onBytes, imagePath, identity } = options;
-  await using contents = await LayerContents.open(layers.map(({ directory }) => directory));
-  const { root, droppedXattrs } = await mergeLayers(layers, contents, limits, signal);
+  await using contents = new LayerContents();
+  const { root, droppedXattrs, contentBytes } = await mergeLayers(layers, contents, limits, signal);
   const plan = planTree(root, { limits, policy, wanted });
+  const devices = options.format === "erofs" ? placeInDevices(layers, contentBytes, plan.files) : [];
 
   const account = async (path: string): Promise<string> => {
     const file = findFile(root, path);
@@ -77,19 +84,20 @@ export async function assembleRootfs(options: AssembleRootfsOptions): Promise<As
   const passwd = await account("/etc/passwd");
   const group = await account("/etc/group");
 
+  const copiedBytes = plan.files.reduce((sum, file) => sum + bytesToCopy(file), 0);
   async function* content(): AsyncGenerator<Buffer> {
     let bytes = 0;
     for await (const chunk of contents.stream(plan.files, signal)) {
       yield chunk;
       bytes += chunk.length;
-      onBytes?.(bytes, plan.contentBytes);
+      onBytes?.(bytes, copiedBytes);
     }
   }
   const tree = { root, files: plan.files, content: content(), imagePath, identity, signal };
   const image =
     options.format === "ext4"
       ? await writeExt4({ ...tree, scratchDirectory: options.scratchDirectory })
-      : await writeErofs(tree);
+      : await writeErofs({ ...tree, devices });
 
   const captured = new Map<ByteString, Buffer>();
   for (const [path, file] of plan.wanted) captured.set(path, await contents.read(file));
@@ -101,19 +109,22 @@ async function mergeLayers(
   contents: LayerContents,
   limits: ImageLimits,
   signal: AbortSignal,
-): Promise<{ root: DirectoryNode; droppedXattrs: string[] }> {
+): Promise<{ root: DirectoryNode; droppedXattrs: string[]; contentBytes: number[] }> {
   checkCount("the image's layers are", layers.length, limits.layers);
   const merger = new LayerMerger(limits);
   const dropped = new Set<string>();
+  const contentBytes: number[] = [];
   for (const [at, { digest, diffId, directory }] of layers.entries()) {
     signal.throwIfAborted();
     merger.nextLayer();
     try {
       await using index = await open(join(directory, indexName));
-      const tail = await readIndex(index, diffId, (entry, contentOffset) => merger.add(entry, contentOffset));
-      if ((await contents.sizeBytes(at)) !== tail.contentBytes) {
-        throw new DamagedIndex("the content is not as long as the index says");
+      const tail = await readIndex(index, diffId, (entry, stored) => merger.add(entry, stored));
+      const found = await contents.open(directory);
+      if (found.contentBytes !== tail.contentBytes || found.tailsBytes !== tail.tailsBytes) {
+        throw new DamagedIndex("content or tails are not as long as the index says");
       }
+      contentBytes.push(tail.contentBytes);
       for (const name of tail.droppedXattrs) dropped.add(printable(name).slice(1, -1));
     } catch (error) {
       const damage = error instanceof DamagedIndex ? error : await damageOf(directory, diffId);
@@ -124,7 +135,30 @@ async function mergeLayers(
       rethrowInvalid(error, "IMAGE_LAYER_INVALID", `layer ${at + 1} of ${layers.length} (${shortDigest(digest)})`);
     }
   }
-  return { root: merger.finish(), droppedXattrs: [...dropped].sort() };
+  return { root: merger.finish(), droppedXattrs: [...dropped].sort(), contentBytes };
+}
+
+/** Gives each file that has blocks in a device its place there. */
+function placeInDevices(
+  layers: readonly UnpackedLayer[],
+  contentBytes: readonly number[],
+  files: readonly FileNode[],
+): ErofsDevice[] {
+  const devices: ErofsDevice[] = [];
+  const deviceOf = layers.map(({ content }, layer) => {
+    if (content === undefined) return undefined;
+    return devices.push({ digest: content.digest, blockCount: (contentBytes[layer] ?? 0) / blockBytes }) - 1;
+  });
+  for (const file of files) {
+    const device = deviceOf[file.layer];
+    const { contentOffset, contentBytes: bytes } = file.stored;
+    if (device !== undefined && bytes > 0) file.place = { device, block: contentOffset / blockBytes };
+  }
+  return devices;
+}
+
+function bytesToCopy(file: FileNode): number {
+  return storedBytes(file) - (file.place === undefined ? 0 : file.stored.contentBytes);
 }
 
 /** What is wrong with an index: damage makes entries that no image has, and must not be told as the image's fault. */

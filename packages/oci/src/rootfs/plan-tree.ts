@@ -1,6 +1,6 @@
 import type { ByteString } from "../byte-string.ts";
 import { checkBytes, type ImageLimits } from "../layer/limits.ts";
-import { type DirectoryNode, type FileNode, storedBytes, type TreeNode } from "../layer/tree.ts";
+import type { DirectoryNode, FileNode, TreeNode } from "../layer/tree.ts";
 import { PolicyCheck, type TreePolicy } from "./tree-policy.ts";
 
 /** Visits every name of a tree but the root's, in the order of paths sorted component by component. */
@@ -20,10 +20,8 @@ export function visitTree(root: DirectoryNode, visit: (path: ByteString, node: T
 }
 
 export interface Plan {
-  /** Each file once, by layer and place in the layer's content: the order in which content is met. */
+  /** Each file once, by layer and place in it: the order in which content is met. */
   readonly files: readonly FileNode[];
-  /** Data bytes of these files. */
-  readonly contentBytes: number;
   /** Files that `wanted` chose, by each of the names that it chose. */
   readonly wanted: ReadonlyMap<ByteString, FileNode>;
 }
@@ -44,7 +42,6 @@ export function planTree(
   const check = new PolicyCheck(policy);
   const files = new Set<FileNode>();
   const chosen = new Map<ByteString, FileNode>();
-  let contentBytes = 0;
   let apparentBytes = 0;
   visitTree(root, (path, node) => {
     checkBytes("a path of the image is", path.length, limits.pathBytes);
@@ -53,12 +50,16 @@ export function planTree(
     if (files.has(node)) return;
     files.add(node);
     check.add(path, node);
-    contentBytes += storedBytes(node);
     apparentBytes += node.sizeBytes;
   });
   check.finish();
   // With their holes: an image of nothing but holes has addresses to store for them.
   checkBytes("the image's files are", apparentBytes, limits.uncompressedBytes);
-  const ordered = [...files].sort((a, b) => a.layer - b.layer || a.contentOffset - b.contentOffset);
-  return { files: ordered, contentBytes, wanted: chosen };
+  const ordered = [...files].sort((a, b) => a.layer - b.layer || storedOrder(a) - storedOrder(b));
+  return { files: ordered, wanted: chosen };
+}
+
+/** Grows with each file of a layer that has data. */
+function storedOrder({ stored }: FileNode): number {
+  return stored.contentOffset + stored.tailsOffset;
 }

@@ -1,13 +1,18 @@
 import { execFile, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { digestOf } from "../digest.ts";
+import { digestHex, digestOf } from "../digest.ts";
 import { defaultImageLimits, type ImageLimits } from "../layer/limits.ts";
-import { unpackLayer } from "../layer/unpack-layer.ts";
-import { type AssembledRootfs, type AssembleRootfsOptions, assembleRootfs } from "../rootfs/assemble-rootfs.ts";
+import { contentName, unpackLayer } from "../layer/unpack-layer.ts";
+import {
+  type AssembledRootfs,
+  type AssembleRootfsOptions,
+  assembleRootfs,
+  type UnpackedLayer,
+} from "../rootfs/assemble-rootfs.ts";
 import { type TarEntry, TarReader } from "../tar/tar-reader.ts";
 
 /** A layer as bytes: `stored` is what travels, `archive` what the image's config promises. */
@@ -18,24 +23,43 @@ export interface TestLayer {
 
 export interface BuiltImage extends AssembledRootfs {
   readonly imagePath: string;
+  /** What the image is mounted with, in its order. */
+  readonly devicePaths: readonly string[];
 }
+
+export interface ImageOptions extends Partial<Omit<AssembleRootfsOptions, "limits">> {
+  readonly limits?: Partial<ImageLimits>;
+  /** Which layers are devices of the image, of those that have content for one; none unless said. */
+  readonly attach?: (layer: number) => boolean;
+}
+
+/** In which forms an image is compared: of one file, all layers devices, some of them. */
+export const attachments: readonly (readonly [name: string, attach: (layer: number) => boolean])[] = [
+  ["in one file", () => false],
+  ["with devices", () => true],
+  ["with every second layer a device", (layer) => layer % 2 === 1],
+];
 
 /** Unpacks layers and assembles them, each step through its door, and lends the image. The folder is removed afterwards. */
 export async function withImage<Result>(
   layers: readonly TestLayer[],
-  options: Partial<Omit<AssembleRootfsOptions, "limits">> & { readonly limits?: Partial<ImageLimits> },
+  { attach = () => false, ...options }: ImageOptions,
   use: (image: BuiltImage) => Result | Promise<Result>,
 ): Promise<Result> {
   const scratch = await mkdtemp(join(tmpdir(), "oci-image-"));
   const signal = options.signal ?? new AbortController().signal;
   const limits = { ...defaultImageLimits, ...options.limits };
   try {
-    const unpacked = [];
-    for (const { archive, stored = archive } of layers) {
+    const unpacked: UnpackedLayer[] = [];
+    const devicePaths: string[] = [];
+    for (const [index, { archive, stored = archive }] of layers.entries()) {
       const directory = await mkdtemp(join(scratch, "layer-"));
       const layer = { digest: digestOf(stored), diffId: digestOf(archive), directory };
       await unpackLayer(inPieces(stored), { ...layer, sizeBytes: stored.length, limits, signal });
-      unpacked.push(layer);
+      const contentPath = join(directory, contentName);
+      const content = attach(index) ? await readFile(contentPath) : Buffer.alloc(0);
+      if (content.length > 0) devicePaths.push(contentPath);
+      unpacked.push({ ...layer, ...(content.length > 0 && { content: { digest: digestHex(digestOf(content)) } }) });
     }
     const imagePath = join(scratch, "image");
     const image = await assembleRootfs({
@@ -49,7 +73,7 @@ export async function withImage<Result>(
       scratchDirectory: scratch,
       signal,
     });
-    return await use({ ...image, imagePath });
+    return await use({ ...image, imagePath, devicePaths: options.format === "ext4" ? [] : devicePaths });
   } finally {
     await rm(scratch, { recursive: true, force: true });
   }
@@ -60,8 +84,9 @@ async function* inPieces(bytes: Buffer): AsyncGenerator<Buffer> {
 }
 
 /** Throws unless erofs-utils' checker, which reads all of the image, finds nothing. */
-export function checkErofs(imagePath: string): void {
-  const { status, stdout, stderr } = spawnSync("fsck.erofs", [imagePath], { encoding: "utf8" });
+export function checkErofs(imagePath: string, devicePaths: readonly string[] = []): void {
+  const devices = devicePaths.map((path) => `--device=${path}`);
+  const { status, stdout, stderr } = spawnSync("fsck.erofs", [...devices, imagePath], { encoding: "utf8" });
   if (status !== 0 || stdout + stderr !== "") throw new Error(`fsck.erofs ended with ${status}: ${stdout}${stderr}`);
 }
 
@@ -85,11 +110,27 @@ export interface Seen {
   readonly content: Buffer;
 }
 
+/** Loop devices of the image's devices are let go of before it is read: those in use end with the mount, others at once. */
+const tarScript = `
+  kind=$1 options=loop,ro loops=
+  shift
+  trap '[ -z "$loops" ] || losetup --detach $loops' EXIT
+  for device; do
+    loop=$(losetup --find --show --read-only "$device") || exit
+    loops="$loops $loop" options="$options,device=$loop"
+  done
+  mount -t "$kind" -o "$options" "$0" /mnt || exit
+  [ -z "$loops" ] || losetup --detach $loops
+  loops=
+  exec tar -C /mnt --format=pax --sort=name --numeric-owner --xattrs --xattrs-include="*" -cf - .`;
+
 /** Every path of an image as GNU tar reads it from a mount that ends with its own namespace. Of a link group, the first has the content. */
-export async function seenIn(imagePath: string, kind: "erofs" | "ext4" = "erofs"): Promise<Map<string, Seen>> {
-  const script =
-    'mount -t "$1" -o loop,ro "$0" /mnt && exec tar -C /mnt --format=pax --sort=name --numeric-owner --xattrs --xattrs-include="*" -cf - .';
-  const { stdout } = await promisify(execFile)("unshare", ["--mount", "sh", "-c", script, imagePath, kind], {
+export async function seenIn(
+  imagePath: string,
+  { kind = "erofs", devicePaths = [] }: { kind?: "erofs" | "ext4"; devicePaths?: readonly string[] } = {},
+): Promise<Map<string, Seen>> {
+  const script = ["--mount", "sh", "-c", tarScript, imagePath, kind, ...devicePaths];
+  const { stdout } = await promisify(execFile)("unshare", script, {
     encoding: "buffer",
     maxBuffer: 1 << 28,
     env: { ...process.env, LC_ALL: "C" },

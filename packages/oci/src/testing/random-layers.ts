@@ -36,10 +36,19 @@ const xattrs = fc
     ["security.capability", Buffer.from("0100000200000000000000000000000000000000", "hex")],
   ] as const)
   .map((pairs) => new Map<string, Buffer>(pairs));
+const content = fc.oneof(
+  { arbitrary: fc.string({ maxLength: 9 }).map((text) => Buffer.from(text)), weight: 3 },
+  {
+    arbitrary: fc
+      .tuple(fc.constantFrom(2048, 2049, 4096, 9000, 13_000), fc.string({ maxLength: 3 }))
+      .map(([length, text]) => Buffer.alloc(length, `${text}~`)),
+    weight: 2,
+  },
+);
 const any = {
   file: fc.record({
     name: path,
-    content: fc.string({ maxLength: 9 }),
+    content,
     mode: fc.constantFrom(0o600, 0o644, 0o4755),
     uid: owner,
     mtimeNs: time,
@@ -81,7 +90,7 @@ const anyEntry: fc.Arbitrary<TestEntry> = fc.oneof(
 /** There from the start, so that links and whiteouts often find something. */
 const base: readonly TarFixture[] = [
   { name: "a/a", content: "aa" },
-  { name: "b/b", content: "bb" },
+  { name: "b/b", content: Buffer.alloc(5000, "b") },
   { name: "c", content: "c" },
   { name: "d", type: "directory" },
   { name: "d/c", type: "hardlink", linkName: "c" },
