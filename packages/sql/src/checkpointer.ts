@@ -10,36 +10,48 @@ const restMs = 10_000;
  */
 export class Checkpointer implements AsyncDisposable {
   readonly #path: string;
+  readonly #program: URL;
   #worker: Worker | undefined;
   #rest: NodeJS.Timeout | undefined;
   #ending: Promise<void> = Promise.resolve();
 
-  constructor(path: string) {
+  /** `program` is what the thread runs. */
+  constructor(path: string, program = new URL("./checkpoint-worker.ts", import.meta.url)) {
     this.#path = path;
+    this.#program = program;
   }
 
   /** One checkpoint, of what was in the log when it began. Only one at a time. */
   async run(): Promise<void> {
     clearTimeout(this.#rest);
     const worker = (this.#worker ??= this.#start());
+    const ended = new AbortController();
     try {
+      const answer = once(worker, "message", { signal: ended.signal }) as Promise<[{ failure: string | undefined }]>;
+      // A thread may end without an error: by `process.exit`, or when its memory is taken away.
+      const exit = once(worker, "exit", { signal: ended.signal }).then(() => {
+        throw new Error("the thread that copies the log has ended");
+      });
       worker.postMessage("checkpoint");
-      const [{ failure }] = (await once(worker, "message")) as [{ failure: string | undefined }];
+      const [{ failure }] = await Promise.race([answer, exit]);
       if (failure !== undefined) throw new Error(failure);
     } finally {
+      ended.abort();
       this.#rest = setTimeout(() => this.#end(), restMs).unref();
     }
   }
 
   #start(): Worker {
-    const worker = new Worker(new URL("./checkpoint-worker.ts", import.meta.url), {
+    const worker = new Worker(this.#program, {
       workerData: this.#path,
       execArgv: [], // what the process preloads is not for this thread
       resourceLimits: { maxOldGenerationSizeMb: 32, maxYoungGenerationSizeMb: 4 },
     });
-    worker.on("error", () => {
+    const forget = () => {
       if (this.#worker === worker) this.#worker = undefined; // whoever waits is told; the next one gets a new thread
-    });
+    };
+    worker.on("error", forget);
+    worker.on("exit", forget);
     worker.unref();
     return worker;
   }

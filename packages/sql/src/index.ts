@@ -1,4 +1,5 @@
 export {
+  type Durability,
   isSqlError,
   type Migration,
   type Sql,

@@ -81,13 +81,16 @@ export function sqlContract(name: string, create: () => Promise<TestDatabase>): 
       assert.deepEqual(await sql.query("SELECT id FROM account ORDER BY id"), [{ id: "a" }, { id: "b" }]);
     });
 
-    withDatabase("a lazy transaction is whole and visible, and the next one is durable again", async (sql) => {
-      await sql.transaction((tx) => tx.run("INSERT INTO account VALUES ('a', 1)"), { lazy: true });
+    withDatabase("a transaction that does not wait for the disk is as whole and as visible", async (sql) => {
+      const durability = "process";
+      await sql.transaction((tx) => tx.run("INSERT INTO account VALUES ('a', 1)"), { durability });
       await assert.rejects(
-        sql.transaction((tx) => tx.run("INSERT INTO account VALUES ('b', -1)"), { lazy: true }),
+        sql.transaction((tx) => tx.run("INSERT INTO account VALUES ('b', -1)"), { durability }),
         hasKind("check"),
       );
+      await sql.settle();
       await sql.transaction((tx) => tx.run("INSERT INTO account VALUES ('c', 1)"));
+      await sql.settle();
       assert.deepEqual(await sql.query("SELECT id FROM account ORDER BY id"), [{ id: "a" }, { id: "c" }]);
     });
 

@@ -22,9 +22,13 @@ export interface SqlStatements {
   run(sql: string, params?: readonly SqlValue[]): Promise<{ changes: number }>;
 }
 
+/** What an acknowledged transaction survives: power loss, or only the end of this process. */
+export type Durability = "power" | "process";
+
 /**
  * A service's database. Statements outside a transaction commit by themselves and wait for a running transaction, so
- * none of them sees half of it. Every failure is a SqlError. What has been acknowledged survives power loss.
+ * none of them sees half of it. Every failure is a SqlError. What has been acknowledged survives power loss, unless it was asked
+ * for less.
  */
 export interface Sql extends SqlStatements, AsyncDisposable {
   /**
@@ -32,10 +36,12 @@ export interface Sql extends SqlStatements, AsyncDisposable {
    * after the other. `body` uses only the `tx` given: the outer handle and a nested transaction are refused inside it,
    * since they would wait for their own end. Keep I/O other than `tx` out of it: everyone else waits.
    *
-   * With `lazy` it is durable only when a later transaction without it is: for bulk work that a power failure may undo, in
-   * order and never in half. A killed process loses nothing.
+   * With durability "process" it does not wait for the disk: a killed process loses nothing, and a power failure undoes it
+   * unless `settle` or a later transaction without that has resolved. Transactions are undone from the last one back, whole.
    */
-  transaction<T>(body: (tx: SqlStatements) => Promise<T>, options?: { readonly lazy?: boolean }): Promise<T>;
+  transaction<T>(body: (tx: SqlStatements) => Promise<T>, options?: { readonly durability?: Durability }): Promise<T>;
+  /** Resolves when everything that was committed before this call survives power loss. */
+  settle(): Promise<void>;
 }
 
 /** One step of the schema. Ids count 1, 2, 3 …; a step that has been released is never edited, a later one amends it. */

@@ -5,6 +5,7 @@ import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { Checkpointer } from "./checkpointer.ts";
 import { type MigrationTarget, migrate } from "./migrate.ts";
 import {
+  type Durability,
   type Migration,
   type Sql,
   SqlError,
@@ -22,8 +23,11 @@ const maxCachedStatements = 256;
 const walSizeLimitBytes = 64 * 1024 * 1024;
 /** Pages that the log holds when it is copied into the database beside everyone's work; */
 const walPagesToCopy = 1000;
-/** and when the rest is copied while everyone waits, so that the log starts afresh and is bounded. */
+/** and when the rest is copied while everyone waits, so that the log starts afresh and is bounded: */
 const walPagesAtMost = 8192;
+/** a rest of so few pages, if that can be had in so many rounds beside everyone's work. */
+const walPagesToWaitFor = 200;
+const walRounds = 4;
 
 export interface SqliteOptions {
   /** The file; its folder is made with mode 0700 and the file with 0600. `:memory:` is a database of this process alone. */
@@ -144,7 +148,7 @@ interface LogState {
 }
 
 /** What a database in a file has and one in memory has not. */
-interface Durability extends AsyncDisposable {
+interface LogKeeping extends AsyncDisposable {
   readonly log: WriteAheadLog;
   readonly checkpointer: Checkpointer;
 }
@@ -154,7 +158,7 @@ class Sqlite implements Sql {
   readonly #turns = new Turns();
   /** The transaction in whose async context the caller runs: using the outer handle there would wait for itself. */
   readonly #current = new AsyncLocalStorage<Transaction>();
-  #durability: Durability | undefined;
+  #logKeeping: LogKeeping | undefined;
   #checkpointing: Promise<void> | undefined;
   #closed = false;
 
@@ -163,9 +167,9 @@ class Sqlite implements Sql {
   }
 
   /** From now on commits are made durable, and the log is copied, outside this thread. */
-  syncElsewhere(durability: Durability): void {
+  syncElsewhere(logKeeping: LogKeeping): void {
     this.#connection.script("PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0");
-    this.#durability = durability;
+    this.#logKeeping = logKeeping;
   }
 
   query<R extends object = SqlRow>(sql: string, params?: readonly SqlValue[], options?: SqlReadOptions) {
@@ -180,11 +184,21 @@ class Sqlite implements Sql {
     return this.#turn((statements) => statements.run(sql, params), { writes: true });
   }
 
-  transaction<T>(body: (tx: SqlStatements) => Promise<T>, options: { readonly lazy?: boolean } = {}): Promise<T> {
+  transaction<T>(
+    body: (tx: SqlStatements) => Promise<T>,
+    options: { readonly durability?: Durability } = {},
+  ): Promise<T> {
     return this.inTransaction(body, options);
   }
 
-  inTransaction<T>(body: (tx: MigrationTarget) => Promise<T>, { lazy = false } = {}): Promise<T> {
+  settle(): Promise<void> {
+    return this.#turn(async () => this.#logKeeping?.log.demandAll(), { writes: false });
+  }
+
+  inTransaction<T>(
+    body: (tx: MigrationTarget) => Promise<T>,
+    { durability = "power" }: { readonly durability?: Durability } = {},
+  ): Promise<T> {
     return this.#turn(
       async (tx) => {
         this.#connection.script("BEGIN IMMEDIATE");
@@ -199,7 +213,7 @@ class Sqlite implements Sql {
           throw error;
         }
       },
-      { writes: true, lazy },
+      { writes: true, durability },
     );
   }
 
@@ -208,14 +222,14 @@ class Sqlite implements Sql {
     this.#closed = true;
     await this.#checkpointing;
     await this.#turns.take(async () => {
-      await this.#durability?.[Symbol.asyncDispose]();
+      await this.#logKeeping?.[Symbol.asyncDispose]();
       this.#connection[Symbol.dispose](); // the last connection copies what is left, and syncs it
     });
   }
 
   async #turn<T>(
     body: (tx: Transaction) => Promise<T>,
-    { writes, lazy = false }: { readonly writes: boolean; readonly lazy?: boolean },
+    { writes, durability = "power" }: { readonly writes: boolean; readonly durability?: Durability },
   ): Promise<T> {
     if (this.#closed) throw new SqlError("misuse", "the database is closed");
     if (this.#current.getStore()?.open === true) {
@@ -228,23 +242,28 @@ class Sqlite implements Sql {
           return await body(tx);
         } finally {
           tx.open = false;
-          if (writes && !lazy) this.#durability?.log.committed();
+          if (writes) this.#logKeeping?.log.committed(durability);
           if (writes) this.#checkpointIfDue();
         }
       });
     } finally {
       // Readers too: what they have seen must not be undone by a power failure after they told somebody.
-      if (!lazy) await this.#durability?.log.durable();
+      if (durability === "power") await this.#logKeeping?.log.durable();
     }
   }
 
   #checkpointIfDue(): void {
-    if (this.#checkpointing !== undefined || this.#durability === undefined) return;
+    if (this.#checkpointing !== undefined || this.#logKeeping === undefined) return;
     if (this.#pagesToCopy().left < walPagesToCopy) return;
-    const { checkpointer } = this.#durability;
+    const { checkpointer } = this.#logKeeping;
     this.#checkpointing = (async () => {
-      await checkpointer.run();
-      if (this.#pagesToCopy().log > walPagesAtMost) await this.#turns.take(() => checkpointer.run());
+      for (let round = 0; round < walRounds; round++) {
+        await checkpointer.run();
+        const { log, left } = this.#pagesToCopy();
+        if (log <= walPagesAtMost) return;
+        if (left <= walPagesToWaitFor) break;
+      }
+      await this.#turns.take(() => checkpointer.run());
     })()
       .catch(() => undefined) // the log stays, and the next commit tries again
       .finally(() => {
@@ -288,7 +307,7 @@ export async function openSqlite({ path, migrations, cacheBytes = 2 * 1024 * 102
        PRAGMA cache_size=-${Math.ceil(cacheBytes / 1024)}`,
     );
     await migrate((body) => sqlite.inTransaction(body), migrations);
-    if (path !== ":memory:") sqlite.syncElsewhere(await openDurability(path));
+    if (path !== ":memory:") sqlite.syncElsewhere(await openLogKeeping(path));
   } catch (error) {
     await sqlite[Symbol.asyncDispose]();
     throw error;
@@ -296,7 +315,7 @@ export async function openSqlite({ path, migrations, cacheBytes = 2 * 1024 * 102
   return sqlite;
 }
 
-async function openDurability(path: string): Promise<Durability> {
+async function openLogKeeping(path: string): Promise<LogKeeping> {
   const log = await WriteAheadLog.open(`${path}-wal`);
   const checkpointer = new Checkpointer(path);
   return {

@@ -22,7 +22,7 @@ test("a commit is durable by a sync that began after it, and one sync serves all
   await log.durable(); // nothing to wait for
   const acknowledged: string[] = [];
   const commit = (name: string) => {
-    log.committed();
+    log.committed("power");
     return log.durable().then(() => acknowledged.push(name));
   };
   const all = [commit("a")];
@@ -37,14 +37,36 @@ test("a commit is durable by a sync that began after it, and one sync serves all
   assert.equal(syncs.length, 2);
 });
 
+test("a commit that nobody waits for is not synced by itself, and goes with the next that is", async () => {
+  const { syncs, file } = fileInHand();
+  const log = new WriteAheadLog(file);
+  log.committed("process");
+  await log.durable();
+  assert.equal(syncs.length, 0);
+  log.committed("power");
+  const both = log.durable();
+  log.committed("process");
+  syncs[0]?.resolve();
+  await both;
+  await log.durable();
+  assert.equal(syncs.length, 1);
+  log.demandAll();
+  const last = log.durable();
+  syncs[1]?.resolve();
+  await last;
+  log.demandAll();
+  await log.durable();
+  assert.equal(syncs.length, 2, "all of it is durable");
+});
+
 test("after a sync that failed nothing more is acknowledged", async () => {
   const { syncs, file } = fileInHand();
   const log = new WriteAheadLog(file);
-  log.committed();
+  log.committed("power");
   const first = log.durable();
   syncs[0]?.reject(new Error("I/O error"));
   await assert.rejects(first, (error) => isSqlError(error, "other"));
-  log.committed();
+  log.committed("power");
   await assert.rejects(log.durable(), (error) => isSqlError(error, "other"));
   assert.equal(syncs.length, 1);
   await log[Symbol.asyncDispose]();

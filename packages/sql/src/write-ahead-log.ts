@@ -1,5 +1,5 @@
 import { type FileHandle, open } from "node:fs/promises";
-import { SqlError } from "./sql.ts";
+import { type Durability, SqlError } from "./sql.ts";
 
 type SyncedFile = Pick<FileHandle, "datasync" | "close">;
 
@@ -9,7 +9,9 @@ type SyncedFile = Pick<FileHandle, "datasync" | "close">;
  */
 export class WriteAheadLog implements AsyncDisposable {
   readonly #file: SyncedFile;
+  /** Commits that were written, those of them that somebody waits for, and those that are durable, each with all before it. */
   #commits = 0;
+  #demanded = 0;
   #durable = 0;
   #syncing: Promise<void> | undefined;
   #failure: SqlError | undefined;
@@ -23,17 +25,23 @@ export class WriteAheadLog implements AsyncDisposable {
     return new WriteAheadLog(await open(path, "r"));
   }
 
-  /** A commit has been written that somebody will wait for. */
-  committed(): void {
+  /** A commit has been written; of durability "power" when somebody waits for it. */
+  committed(durability: Durability): void {
     this.#commits += 1;
+    if (durability === "power") this.demandAll();
+  }
+
+  /** From now on `durable` waits for everything that was committed so far. */
+  demandAll(): void {
+    this.#demanded = this.#commits;
   }
 
   /**
-   * Resolves when everything that was committed before this call is durable. Throws SqlError after a sync that failed, now
-   * and ever after: nobody knows then what the disk holds.
+   * Resolves when everything that was committed with durability "power" before this call is durable, and all before that.
+   * Throws SqlError after a sync that failed, now and ever after: nobody knows then what the disk holds.
    */
   async durable(): Promise<void> {
-    const wanted = this.#commits;
+    const wanted = this.#demanded;
     while (this.#durable < wanted) {
       if (this.#failure !== undefined) throw this.#failure;
       this.#syncing ??= this.#sync().finally(() => {

@@ -21,7 +21,7 @@ interface RemovedRow extends CandidateRow {
 }
 
 /** A pass that a power failure undid is repeated by the next one. */
-const lazy = { lazy: true };
+const unsynced = { durability: "process" } as const;
 const removed = "RETURNING tenant_id, asset_id, state, digest, size_bytes, idle_since_ms";
 
 /** Binds the last one's id, the pass, the cutoff, the present instant and a limit. */
@@ -105,7 +105,7 @@ export class SqlCollection implements CollectionCatalog {
       await discount(tx, gone);
       const unreferenced = await unrefer(tx, gone);
       return { ids: gone.map((row) => row.asset_id), end: last(own, (a, b) => a.asset_id > b.asset_id), unreferenced };
-    }, lazy);
+    }, unsynced);
   }
 
   mark(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Marked> {
@@ -119,11 +119,11 @@ export class SqlCollection implements CollectionCatalog {
         (a, b) => a.idle_since_ms > b.idle_since_ms || (a.idle_since_ms === b.idle_since_ms && a.asset_id > b.asset_id),
       );
       return { ids: rows.map((row) => row.asset_id), end };
-    }, lazy);
+    }, unsynced);
   }
 
-  async settle(): Promise<void> {
-    await this.#sql.run("UPDATE collection SET pass = pass WHERE id = 1");
+  settle(): Promise<void> {
+    return this.#sql.settle();
   }
 
   async unknown(digests: readonly Digest[]): Promise<Digest[]> {
