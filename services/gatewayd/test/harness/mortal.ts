@@ -39,6 +39,7 @@ export function mortalSql(sql: Sql, fate: () => Fate): Sql {
     one: <R extends object>(...args: Parameters<SqlStatements["one"]>) => around(() => sql.one<R>(...args)),
     run: (...args) => around(() => sql.run(...args)),
     transaction: (body) => around(() => sql.transaction(body)),
+    settle: () => around(() => sql.settle()),
     [Symbol.asyncDispose]: async () => undefined,
   };
 }
