@@ -30,6 +30,8 @@ export interface ApiServerOptions {
 
 const maxMessageBytes = 4 * 1024 * 1024;
 const maxHeaderBytes = 16 * 1024;
+/** For pushes from afar. A connection that waits on all of its streams holds 64 MiB, after it has shown a key. */
+const streamWindowBytes = 512 * 1024;
 
 /** The public API on one port: Connect, gRPC and gRPC-Web under the service's name, images below /v2/, REST elsewhere. */
 export async function listenApi(options: ApiServerOptions): Promise<TlsServer> {
@@ -83,6 +85,7 @@ export async function listenApi(options: ApiServerOptions): Promise<TlsServer> {
     log,
     abort,
     maxHeaderBytes,
+    streamWindowBytes,
     onRequest: (request, response) => {
       if (!hasUsableAuthority(request)) {
         response.writeHead(400, { connection: "close" });

@@ -24,6 +24,11 @@ export interface TlsServerOptions {
   /** Cuts off what still runs while the server drains. */
   readonly abort: AbortSignal;
   readonly maxHeaderBytes: number;
+  /**
+   * What a client may send on an HTTP/2 stream ahead of its handler, at least 64 KiB, HTTP/2's own. So much a round trip is an
+   * upload's pace at most, and so much memory each of a connection's 128 streams can take from a handler that is slow.
+   */
+  readonly streamWindowBytes?: number;
 }
 
 /** Disposal drains: no new connections, running requests finish, `abort` cuts them off. */
@@ -44,10 +49,12 @@ const keepAliveMs = 60_000;
 /** A session without a stream is closed after so long. */
 const idleSessionMs = 120_000;
 const maxConcurrentStreams = 128;
+/** Node gives a connection's window back as bytes arrive, so it bounds a burst of all streams together and not memory. */
+const windowsPerConnection = 4;
 
 /** Serves HTTP/2 and HTTP/1.1 over TLS 1.3 until disposed. */
 export async function listenTls(options: TlsServerOptions): Promise<TlsServer> {
-  const { log, contextFor } = options;
+  const { log, contextFor, streamWindowBytes = 65_535 } = options;
   const server = createSecureServer({
     ...options.defaultContext(),
     minVersion: "TLSv1.3",
@@ -59,7 +66,12 @@ export async function listenTls(options: TlsServerOptions): Promise<TlsServer> {
     // Rapid reset (CVE-2023-44487): a burst of cancelled requests is legitimate, a sustained rate is not.
     streamResetBurst: 500,
     streamResetRate: 50,
-    settings: { maxConcurrentStreams, maxHeaderListSize: options.maxHeaderBytes, enableConnectProtocol: false },
+    settings: {
+      maxConcurrentStreams,
+      maxHeaderListSize: options.maxHeaderBytes,
+      initialWindowSize: streamWindowBytes,
+      enableConnectProtocol: false,
+    },
     ...(contextFor
       ? {
           SNICallback: (name: string, done: (error: Error | null, context?: SecureContext) => void) => {
@@ -106,6 +118,7 @@ export async function listenTls(options: TlsServerOptions): Promise<TlsServer> {
     sessions.add(session);
     session.once("close", () => sessions.delete(session));
     session.on("error", () => undefined);
+    session.setLocalWindowSize(windowsPerConnection * streamWindowBytes);
     session.setTimeout(idleSessionMs, () => session.close());
     if (draining) session.close();
   });
