@@ -9,7 +9,9 @@ import {
   shortDigest,
   streamLayers,
 } from "@unkey/oci";
-import type { CachedLayer, LayerCache, LayerUser } from "./layer-cache/layer-cache.ts";
+import { choosePartLayers } from "./domain/parts.ts";
+import type { CachedLayer, LayerCache, LayerKey, LayerUser } from "./layer-cache/layer-cache.ts";
+import type { StoredPart } from "./store-part.ts";
 import { type ImageWorkers, parallelLayers } from "./worker/image-workers.ts";
 
 export interface BringLayersOptions {
@@ -32,6 +34,8 @@ export interface BringLayersOptions {
   /** Told once: every missing byte is here and is the image's. */
   readonly onAllFetched: () => Promise<void>;
   readonly onUnpacked: (bytes: number) => void;
+  /** Stores the content of a layer, at `path`, as a part; undefined when it is to be none. Layers are still coming meanwhile. */
+  readonly storePart: (layer: LayerKey, path: string) => Promise<StoredPart | undefined>;
   readonly say: (text: string) => Promise<void>;
 }
 
@@ -40,20 +44,58 @@ export interface LayerPlace {
   readonly digest: Digest;
   readonly diffId: Digest;
   readonly directory: string;
+  /** Of one that the image has twice the upper hides the lower: it alone has the part. */
+  readonly part: StoredPart | undefined;
+}
+
+interface Wanted {
+  readonly layer: CachedLayer;
+  readonly slot: string;
 }
 
 /**
  * Brings an image's layers into one directory: those of the cache that the tenant may have are linked, the others are unpacked while
- * they are fetched and stay in the cache. Lowest first. Throws what the source and the workers throw.
+ * they are fetched and stay in the cache. Each is stored as a part as soon as it is here, if it is to be one. Lowest first. Throws
+ * what the source, the workers and `storePart` throw.
  */
 export async function bringLayers(options: BringLayersOptions): Promise<LayerPlace[]> {
-  const { cache, user, directory, signal, onMissing, onAllFetched, say } = options;
+  const { directory } = options;
   await mkdir(directory, { recursive: true, mode: 0o755 });
-  const places = new Map<Digest, { readonly layer: CachedLayer; readonly slot: string }>();
+  const places = new Map<Digest, Wanted & { readonly last: number }>();
   for (const [index, layer] of options.layers.entries()) {
-    if (!places.has(layer.descriptor.digest)) places.set(layer.descriptor.digest, { layer, slot: String(index) });
+    const { digest } = layer.descriptor;
+    places.set(digest, { layer, slot: places.get(digest)?.slot ?? String(index), last: index });
   }
-  const wanted = [...places.values()];
+  const chosen = choosePartLayers(options.layers.map(({ descriptor }) => descriptor));
+  const parts = new Map<Digest, Promise<StoredPart | undefined>>();
+  const onHere = ({ layer: { descriptor, diffId }, slot }: Wanted): void => {
+    const { digest } = descriptor;
+    if (!chosen.has(digest)) return;
+    const part = options.storePart({ digest, diffId }, join(directory, slot, "content"));
+    part.catch(() => undefined); // told below
+    parts.set(digest, part);
+  };
+  try {
+    await bringEach(options, [...places.values()], onHere);
+    return await Promise.all(
+      options.layers.map(async ({ descriptor: { digest }, diffId }, index) => {
+        const place = places.get(digest);
+        if (place === undefined) throw new Error(`the layer ${digest} has no place`);
+        const part = place.last === index ? await parts.get(digest) : undefined;
+        return { digest, diffId, directory: place.slot, part };
+      }),
+    );
+  } finally {
+    await Promise.allSettled(parts.values()); // they read what the caller may remove now
+  }
+}
+
+async function bringEach(
+  options: BringLayersOptions,
+  wanted: readonly Wanted[],
+  onHere: (one: Wanted) => void,
+): Promise<void> {
+  const { cache, user, directory, signal, onMissing, onAllFetched, say } = options;
   const isHere = await Promise.all(
     wanted.map(({ layer, slot }) => cache.take(layer, user, join(directory, slot), signal)),
   );
@@ -65,19 +107,16 @@ export async function bringLayers(options: BringLayersOptions): Promise<LayerPla
   }
   await say(`fetching ${missing.length} of ${wanted.length} layers, ${formatBytes(missingBytes)}`);
   await onMissing(missingBytes);
+  linked.forEach(onHere);
   if (missing.length === 0) await onAllFetched();
-  else await fetchMissing(options, missing, missingBytes);
-  return options.layers.map(({ descriptor: { digest }, diffId }) => {
-    const place = places.get(digest);
-    if (place === undefined) throw new Error(`the layer ${digest} has no place`);
-    return { digest, diffId, directory: place.slot };
-  });
+  else await fetchMissing(options, missing, missingBytes, onHere);
 }
 
 async function fetchMissing(
   options: BringLayersOptions,
-  missing: readonly { readonly layer: CachedLayer; readonly slot: string }[],
+  missing: readonly Wanted[],
   missingBytes: number,
+  onHere: (one: Wanted) => void,
 ): Promise<void> {
   const { cache, workers, user, name, scratchDirectory, directory, limits, signal, say } = options;
   const byDigest = new Map(missing.map((one) => [one.layer.descriptor.digest, one]));
@@ -114,6 +153,7 @@ async function fetchMissing(
       });
       unpacked.set(digest, sizeBytes);
       await cache.put(layer, user, made, join(directory, slot));
+      onHere(one);
       await rm(own, { recursive: true, force: true });
       await say(`unpacked ${shortDigest(digest)}, ${formatBytes(sizeBytes)}`);
     },

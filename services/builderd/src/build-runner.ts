@@ -39,7 +39,8 @@ import type {
   RulesSource,
 } from "./ports.ts";
 import { StepProgress } from "./step-progress.ts";
-import type { ImageWorkers } from "./worker/image-workers.ts";
+import { storePart } from "./store-part.ts";
+import type { Assembler, ImageWorkers } from "./worker/image-workers.ts";
 
 export interface BuildRunnerDeps {
   readonly store: BuildStore;
@@ -136,14 +137,25 @@ export class BuildRunner {
     const name = `${build.buildId}-${build.attempts + 1}`;
     const scratch = join(scratchDirectory, name);
     const directory = join(scratch, "rootfs");
+    // Started with the last byte that is fetched, so that it is ready when the last layer is.
+    let starting: Promise<Assembler> | undefined;
+    const startAssembler = () => (starting ??= workers.startAssembler({ name: `${name}-rootfs`, directory }));
     try {
       await mkdir(scratch, { recursive: true, mode: 0o700 });
-      const layers = await this.#bring(progress, source, image, { name, scratch, directory, policy }, signal);
+      const layers = await this.#bring(
+        progress,
+        source,
+        image,
+        { name, scratch, directory, policy, startAssembler },
+        signal,
+      );
       await progress.move("extracting", "write");
-      const rootfs = await workers.assembleRootfs({
-        name: `${name}-rootfs`,
-        layers,
-        directory,
+      const assembler = await startAssembler();
+      const rootfs = await assembler.assemble({
+        layers: layers.map(({ part, ...layer }) => ({
+          ...layer,
+          ...(part === undefined ? {} : { content: { digest: part.digest.slice("sha256:".length) } }),
+        })),
         format: recipe.format,
         identity: rootfsIdentity(recipe, policy.setuid),
         limits: policy.limits,
@@ -156,7 +168,13 @@ export class BuildRunner {
       }
       const { uid, gid, groups, home } = resolveUser(user, rootfs.passwd, rootfs.group);
       await progress.move("writing", "register");
-      const registered = await this.#register(progress, source, manifest, { recipe, rootfs, signatures }, signal);
+      const registered = await this.#register(
+        progress,
+        source,
+        manifest,
+        { recipe, rootfs, layers, signatures },
+        signal,
+      );
       return {
         ...registered,
         process: { argv, env: withHome(env, home), workingDir, uid, gid, groups, stopSignal, exposedPorts },
@@ -166,6 +184,10 @@ export class BuildRunner {
       if (isServiceError(error, "LAYER_CACHE_DAMAGED")) await this.#deps.layers.forget(image.layers);
       throw error;
     } finally {
+      await starting?.then(
+        (assembler) => assembler[Symbol.asyncDispose](),
+        () => undefined, // told above
+      );
       await rm(scratch, { recursive: true, force: true });
     }
   }
@@ -180,12 +202,13 @@ export class BuildRunner {
       readonly scratch: string;
       readonly directory: string;
       readonly policy: BuildPolicy;
+      readonly startAssembler: () => Promise<Assembler>;
     },
     signal: AbortSignal,
   ): Promise<LayerPlace[]> {
-    const { layers: cache, workers, fetchQuota } = this.#deps;
+    const { assets, layers: cache, workers, fetchQuota } = this.#deps;
     const { build } = progress;
-    const { name, scratch, directory, policy } = place;
+    const { name, scratch, directory, policy, startAssembler } = place;
     let missing = 0;
     let fetched = 0;
     let unpacked = 0;
@@ -203,6 +226,11 @@ export class BuildRunner {
         limits: policy.limits,
         signal,
         say: (text) => this.#say(build, text),
+        // Of formats that can be in parts.
+        storePart: async (layer, path) =>
+          build.request.format === "erofs"
+            ? storePart(layer, path, { assets, cache, tenantId: build.tenantId, buildId: build.buildId, signal })
+            : undefined,
         onMissing: (bytes) => {
           missing = bytes;
           return fetchQuota.admitBytes(build, bytes);
@@ -212,6 +240,7 @@ export class BuildRunner {
           show();
         },
         onAllFetched: async () => {
+          startAssembler().catch(() => undefined); // told to whoever uses it
           await progress.move("pulling", "extract");
           isFetching = false;
           show();
@@ -233,7 +262,8 @@ export class BuildRunner {
     { digest: imageDigest, manifest }: ResolvedManifest,
     made: {
       readonly recipe: RootfsRecipe;
-      readonly rootfs: Awaited<ReturnType<ImageWorkers["assembleRootfs"]>>;
+      readonly rootfs: Awaited<ReturnType<Assembler["assemble"]>>;
+      readonly layers: readonly LayerPlace[];
       readonly signatures: AttestRequest["signatures"];
     },
     signal: AbortSignal,
@@ -242,8 +272,10 @@ export class BuildRunner {
     const { build } = progress;
     const { recipe, rootfs, signatures } = made;
     const { sizeBytes, imagePath: path } = rootfs;
+    const parts = made.layers.flatMap(({ part }) => (part === undefined ? [] : [part]));
+    const partBytes = parts.reduce((sum, part) => sum + part.sizeBytes, 0);
     const { tenantId } = build;
-    const { assetId, digest } = await assets.store(
+    const { assetId, digest } = await assets.storeRootfs(
       {
         tenantId,
         uploadKey: `rootfs of ${build.buildId}`,
@@ -251,9 +283,10 @@ export class BuildRunner {
         path,
         sizeBytes,
         labels: rootfsLabels(recipe),
+        partIds: parts.map((part) => part.assetId),
       },
       signal,
-      (done, total) => progress.bytes(done, total),
+      (done, total) => progress.bytes(partBytes + done, partBytes + total),
     );
     const statements = await attester.attest(
       {
@@ -269,7 +302,7 @@ export class BuildRunner {
       },
       signal,
     );
-    return { imageDigest, rootfsAssetId: assetId, rootfsBytes: sizeBytes, ...statements };
+    return { imageDigest, rootfsAssetId: assetId, rootfsBytes: partBytes + sizeBytes, ...statements };
   }
 
   async #complete(progress: StepProgress, result: BuildResult, recipe: RootfsRecipe, cacheHit: boolean): Promise<void> {

@@ -39,7 +39,7 @@ const sweepIntervalMs = 60_000;
 const settleIntervalMs = 30_000;
 const pruneIntervalMs = 3_600_000;
 /** Rises when unpacked layers look different: those of before are then unpacked again. */
-const layerFormat = 1;
+const layerFormat = 2;
 /** Rows that may wait: enough for a busy day's burst, few enough that the last one's turn comes. */
 const defaultLimits: BuildLimits = { unfinished: 256, unfinishedPerTenant: 32 };
 
@@ -200,6 +200,6 @@ async function openSandbox(
     directory: join(dataDir, "sandbox"),
     programFolders: [...programFolders, compileCache],
     firstUid: workerUidBase + (digest.readUInt16BE(3) % 4096) * 256,
-    maxRunning: concurrency * parallelLayers,
+    maxRunning: concurrency * (parallelLayers + 1),
   });
 }

@@ -132,14 +132,31 @@ export interface UploadStore {
   removeSpent(nowMs: number): Promise<UploadId[]>;
 }
 
-export interface RootfsFile {
+/** A file to be stored as an asset. */
+interface AssetFile {
   readonly tenantId: TenantId;
   /** The same for every try of one build. */
   readonly uploadKey: string;
   readonly name: string;
   readonly path: string;
   readonly sizeBytes: number;
+}
+
+export interface RootfsFile extends AssetFile {
   readonly labels: Readonly<Record<string, string>>;
+  /** Assets of the layers that it names as its devices, in their order. */
+  readonly partIds: readonly AssetId[];
+}
+
+export interface LayerFile extends AssetFile {
+  /** The file's digest, when an asset store has counted it before. */
+  readonly knownDigest: string | undefined;
+}
+
+export interface StoredFile {
+  readonly assetId: AssetId;
+  /** sha256:<hex>, as the asset store has counted it. */
+  readonly digest: string;
 }
 
 /** What holds for a tenant now. */
@@ -171,14 +188,16 @@ export interface CredentialStore {
   find(tenantId: TenantId, reference: ImageReference): Promise<RegistryCredentials | undefined>;
 }
 
-/** Where root filesystems go. */
+/** Where root filesystems and the layers that they are made of go. A try continues what an earlier one with the same key began. */
 export interface AssetRegistry {
-  /** Stores a file as a ROOTFS asset, or finds the one of the same labels and bytes that an earlier try stored. */
-  store(
+  /** Throws ASSET_NOT_AVAILABLE when a part is gone. */
+  storeRootfs(
     file: RootfsFile,
     signal: AbortSignal,
     onBytes: (done: number, total: number) => void,
-  ): Promise<{ readonly assetId: AssetId; readonly digest: string }>;
+  ): Promise<StoredFile>;
+  /** Answers the tenant's asset of the same bytes where there is one. */
+  storeLayer(file: LayerFile, signal: AbortSignal): Promise<StoredFile>;
   /** An image that the tenant pushed to the platform. */
   pushedImage(image: {
     readonly tenantId: TenantId;

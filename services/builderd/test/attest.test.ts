@@ -40,7 +40,7 @@ class Bed {
       digest: digestOf(bytes),
       sizeBytes: BigInt(bytes.length),
     });
-    this.rootfs = { assetId: newId("asset"), header, bytes };
+    this.rootfs = { assetId: newId("asset"), header, bytes, partIds: [] };
     this.assets.stored.push(this.rootfs);
   }
 

@@ -25,27 +25,30 @@ function gatedWorkers() {
     unpackLayer: async ({ chunks, directory }) => {
       for await (const _ of chunks);
       await mkdir(directory);
-      for (const name of ["index", "content"]) await writeFile(join(directory, name), "");
+      for (const name of ["index", "content", "tails"]) await writeFile(join(directory, name), "");
       return directory;
     },
-    assembleRootfs: async ({ directory, signal, onBytes }) => {
-      state.entered++;
-      state.inside++;
-      state.most = Math.max(state.most, state.inside);
-      for (const wake of waiters.splice(0)) wake();
-      onBytes(10, 100);
-      try {
-        const aborted = Promise.withResolvers<never>();
-        signal.addEventListener("abort", () => aborted.reject(signal.reason), { once: true });
-        signal.throwIfAborted();
-        await Promise.race([open.promise, aborted.promise]);
-        const imagePath = join(directory, "image");
-        await writeFile(imagePath, "image");
-        return { ...facts, imagePath, sizeBytes: 5, digest: digestOf(Buffer.from("image")) };
-      } finally {
-        state.inside--;
-      }
-    },
+    startAssembler: async ({ directory }) => ({
+      assemble: async ({ signal, onBytes }) => {
+        state.entered++;
+        state.inside++;
+        state.most = Math.max(state.most, state.inside);
+        for (const wake of waiters.splice(0)) wake();
+        onBytes(10, 100);
+        try {
+          const aborted = Promise.withResolvers<never>();
+          signal.addEventListener("abort", () => aborted.reject(signal.reason), { once: true });
+          signal.throwIfAborted();
+          await Promise.race([open.promise, aborted.promise]);
+          const imagePath = join(directory, "image");
+          await writeFile(imagePath, "image");
+          return { ...facts, imagePath, sizeBytes: 5, digest: digestOf(Buffer.from("image")) };
+        } finally {
+          state.inside--;
+        }
+      },
+      [Symbol.asyncDispose]: async () => {},
+    }),
   };
   return {
     state,
@@ -188,7 +191,7 @@ test("an error that nobody foresaw tells the caller nothing of the inside", asyn
   const builder = await startBuilder(context, {
     workers: {
       ...gatedWorkers().workers,
-      assembleRootfs: async () => {
+      startAssembler: async () => {
         throw new TypeError("/secret/path is undefined");
       },
     },

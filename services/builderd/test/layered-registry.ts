@@ -67,14 +67,14 @@ export async function startLayeredRegistry(context: TestContext) {
     host,
     reads,
     rules,
-    /** An image with one layer for each content, in which that is the file `app-<index>`. */
+    /** An image with one layer for each content, in which that is the file `app-<index>`; the same content again is the same layer. */
     async add(repository: string, contents: readonly Buffer[]): Promise<LayeredImage> {
       const directory = await temporary(context);
       const layers = [];
       const diffIds = [];
       for (const [index, content] of contents.entries()) {
         const layout = join(directory, String(index));
-        const files = [{ path: `app-${index}`, content }];
+        const files = [{ path: `app-${contents.indexOf(content)}`, content }];
         const { manifestDigest } = await assembleImage({ directory: layout, files, config: {} });
         const blob = (digest: string) => readFile(join(layout, "blobs/sha256", digest.slice(7)));
         const manifest = JSON.parse((await blob(manifestDigest)).toString()) as {

@@ -15,11 +15,14 @@ const hanging: ImageWorkers = {
   unpackLayer: async ({ chunks, directory }) => {
     for await (const _ of chunks);
     await mkdir(directory);
-    for (const name of ["index", "content"]) await writeFile(join(directory, name), "");
+    for (const name of ["index", "content", "tails"]) await writeFile(join(directory, name), "");
     return directory;
   },
-  assembleRootfs: ({ signal }) =>
-    new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true })),
+  startAssembler: async () => ({
+    assemble: ({ signal }) =>
+      new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true })),
+    [Symbol.asyncDispose]: async () => {},
+  }),
 };
 
 test("an upload that is discarded is gone, at once or with the build that reads it", async (context) => {

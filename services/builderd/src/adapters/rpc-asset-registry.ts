@@ -1,11 +1,16 @@
-import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
-import { type Asset, AssetKind, AssetService, AssetState, type UploadAssetRequestSchema } from "@unkey/api/asset";
-import { backoffDelayMs, type Clock, isServiceError, mib, parseId } from "@unkey/base";
+import {
+  type AppendUploadRequestSchema,
+  AssetKind,
+  AssetService,
+  AssetState,
+  type BeginUploadRequestSchema,
+} from "@unkey/api/asset";
+import { backoffDelayMs, type Clock, isServiceError, mib, parseId, type TenantId } from "@unkey/base";
 import { callOptions, type RpcChannel } from "@unkey/rpc";
-import type { AssetRegistry, RootfsFile } from "../ports.ts";
+import type { AssetRegistry, LayerFile, RootfsFile, StoredFile } from "../ports.ts";
 import { PushedImage, type PushedImageOptions } from "./pushed-image.ts";
 
 const chunkBytes = mib;
@@ -28,18 +33,16 @@ export class RpcAssetRegistry implements AssetRegistry {
     this.#clock = clock;
   }
 
-  async store(file: RootfsFile, signal: AbortSignal, onBytes: (done: number, total: number) => void) {
-    const { sizeBytes } = file;
-    for (let attempt = 1; ; attempt++) {
-      try {
-        const asset = (await this.#handOver(file, signal)) ?? (await this.#send(file, signal, onBytes));
-        onBytes(sizeBytes, sizeBytes);
-        return { assetId: parseId("asset", asset.assetId, "asset_id"), digest: asset.digest };
-      } catch (error) {
-        if (attempt === attempts || !isServiceError(error) || error.code !== "unavailable") throw error;
-        await this.#clock.sleep(backoffDelayMs(backoff, attempt - 1), signal);
-      }
-    }
+  async storeRootfs(file: RootfsFile, signal: AbortSignal, onBytes: OnBytes) {
+    const { tenantId, uploadKey, name, labels, partIds } = file;
+    const wish = { tenantId, uploadKey, name, kind: AssetKind.ROOTFS, labels: { ...labels }, partIds: [...partIds] };
+    return this.#store(wish, file, signal, onBytes);
+  }
+
+  async storeLayer(file: LayerFile, signal: AbortSignal) {
+    const { tenantId, uploadKey, name, knownDigest } = file;
+    const found = knownDigest === undefined ? undefined : await this.#findLayer(tenantId, knownDigest, signal);
+    return found ?? this.#store({ tenantId, uploadKey, name, kind: AssetKind.LAYER }, file, signal, () => undefined);
   }
 
   pushedImage(image: Omit<PushedImageOptions, "assets" | "clock">): PushedImage {
@@ -51,74 +54,87 @@ export class RpcAssetRegistry implements AssetRegistry {
     await this.#channel.ping();
   }
 
-  /** Where assetmanagerd is on this host and takes our files, nothing is sent; undefined where it does not. */
-  async #handOver(file: RootfsFile, signal: AbortSignal): Promise<Asset | undefined> {
-    const { tenantId, uploadKey, name, path, sizeBytes, labels } = file;
-    const options = callOptions({ signal });
-    let upload: Asset | undefined;
-    try {
-      const wish = { tenantId, uploadKey, name, kind: AssetKind.ROOTFS, labels: { ...labels } };
-      upload = await this.#client.beginUpload(wish, options);
-      if (upload.state === AssetState.AVAILABLE) return upload; // an earlier try of the same build
-      const { assetId } = upload;
-      async function* header() {
-        yield { part: { case: "header" as const, value: { tenantId, assetId, offset: 0n, sourcePath: path } } };
+  async #store(
+    wish: MessageInitShape<typeof BeginUploadRequestSchema>,
+    file: { readonly path: string; readonly sizeBytes: number },
+    signal: AbortSignal,
+    onBytes: OnBytes,
+  ): Promise<StoredFile> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const stored = await this.#upload(wish, file, signal, onBytes);
+        onBytes(file.sizeBytes, file.sizeBytes);
+        return stored;
+      } catch (error) {
+        if (attempt === attempts || !isServiceError(error) || error.code !== "unavailable") throw error;
+        await this.#clock.sleep(backoffDelayMs(backoff, attempt - 1), signal);
       }
-      if (upload.receivedBytes === 0n) await this.#client.appendUpload(header(), options);
-      return await this.#client.finishUpload({ tenantId, assetId, sizeBytes: BigInt(sizeBytes) }, options);
+    }
+  }
+
+  /** Goes on where an earlier try of the same key ended. The digest is counted by assetmanagerd alone. */
+  async #upload(
+    wish: MessageInitShape<typeof BeginUploadRequestSchema>,
+    { path, sizeBytes }: { readonly path: string; readonly sizeBytes: number },
+    signal: AbortSignal,
+    onBytes: OnBytes,
+  ): Promise<StoredFile> {
+    const options = callOptions({ signal });
+    const { assetId, tenantId, state, receivedBytes, digest } = await this.#client.beginUpload(wish, options);
+    if (state === AssetState.AVAILABLE) return storedFile({ assetId, digest });
+    const received = Number(receivedBytes);
+    if (received < sizeBytes || received === 0) {
+      const address = { tenantId, assetId, offset: receivedBytes };
+      if (received > 0 || !(await this.#handOver(address, path, signal))) {
+        await this.#client.appendUpload(chunks(address, path, sizeBytes, onBytes), options);
+      }
+    }
+    return storedFile(await this.#client.finishUpload({ tenantId, assetId, sizeBytes: BigInt(sizeBytes) }, options));
+  }
+
+  /** Where assetmanagerd is on this host and takes our files, nothing is sent; false where it does not. */
+  async #handOver(address: UploadAddress, sourcePath: string, signal: AbortSignal): Promise<boolean> {
+    async function* header() {
+      yield { part: { case: "header" as const, value: { ...address, sourcePath } } };
+    }
+    try {
+      await this.#client.appendUpload(header(), callOptions({ signal }));
+      return true;
     } catch (error) {
-      if (!isServiceError(error, "ASSET_SOURCE_REFUSED") && !isServiceError(error, "UNIMPLEMENTED")) throw error;
-      if (upload !== undefined) await this.#client.cancelUpload({ tenantId, assetId: upload.assetId }, options);
-      return undefined;
+      if (isServiceError(error, "ASSET_SOURCE_REFUSED")) return false;
+      throw error;
     }
   }
 
-  async #send(file: RootfsFile, signal: AbortSignal, onBytes: (done: number, total: number) => void): Promise<Asset> {
-    const hash = createHash("sha256");
-    for await (const chunk of chunksOf(file.path)) {
-      signal.throwIfAborted();
-      hash.update(chunk);
-    }
-    const digest = `sha256:${hash.digest("hex")}`;
-    const found = await this.#find(file, digest, signal);
-    if (found !== undefined) return found;
-    return this.#client.uploadAsset(parts(file, digest, onBytes), callOptions({ signal }));
-  }
-
-  /** What an earlier try stored before its process died. */
-  async #find({ tenantId, labels }: RootfsFile, digest: string, signal: AbortSignal): Promise<Asset | undefined> {
+  async #findLayer(tenantId: TenantId, digest: string, signal: AbortSignal): Promise<StoredFile | undefined> {
     const { assets } = await this.#client.listAssets(
-      { tenantId, kind: AssetKind.ROOTFS, labels: { ...labels }, digest, pageSize: 10 },
+      { tenantId, kind: AssetKind.LAYER, digest, pageSize: 10 },
       callOptions({ signal, timeoutMs: callTimeoutMs }),
     );
-    return assets.find(
-      (asset) => asset.tenantId === tenantId && asset.digest === digest && asset.state === AssetState.AVAILABLE,
-    );
+    const found = assets.find((asset) => asset.tenantId === tenantId && asset.state === AssetState.AVAILABLE);
+    return found === undefined ? undefined : storedFile(found);
   }
 }
 
-async function* parts(
-  { tenantId, name, path, sizeBytes, labels }: RootfsFile,
-  digest: string,
-  onBytes: (done: number, total: number) => void,
-): AsyncGenerator<MessageInitShape<typeof UploadAssetRequestSchema>> {
-  const header = {
-    tenantId,
-    name,
-    kind: AssetKind.ROOTFS,
-    digest,
-    sizeBytes: BigInt(sizeBytes),
-    labels: { ...labels },
-  };
-  yield { part: { case: "header", value: header } };
-  let done = 0;
-  for await (const chunk of chunksOf(path)) {
+type UploadAddress = { readonly tenantId: string; readonly assetId: string; readonly offset: bigint };
+type OnBytes = (done: number, total: number) => void;
+
+function storedFile({ assetId, digest }: { readonly assetId: string; readonly digest: string }): StoredFile {
+  return { assetId: parseId("asset", assetId, "asset_id"), digest };
+}
+
+async function* chunks(
+  address: UploadAddress,
+  path: string,
+  sizeBytes: number,
+  onBytes: OnBytes,
+): AsyncGenerator<MessageInitShape<typeof AppendUploadRequestSchema>> {
+  yield { part: { case: "header", value: address } };
+  let done = Number(address.offset);
+  const file = createReadStream(path, { start: done, highWaterMark: chunkBytes }) as AsyncIterable<Buffer>;
+  for await (const chunk of file) {
     yield { part: { case: "chunk", value: chunk } };
     done += chunk.length;
     onBytes(done, sizeBytes);
   }
-}
-
-function chunksOf(path: string): AsyncIterable<Buffer> {
-  return createReadStream(path, { highWaterMark: chunkBytes });
 }

@@ -37,7 +37,8 @@ export class RpcStatementAssets implements StatementAssets {
         { tenantId, assetId },
         callOptions({ signal, timeoutMs: callTimeoutMs }),
       );
-      return asset.state === AssetState.AVAILABLE && asset.kind === AssetKind.ROOTFS ? statementOf(asset) : undefined;
+      const isWhole = [asset, ...asset.parts].every(({ state }) => state === AssetState.AVAILABLE);
+      return isWhole && asset.kind === AssetKind.ROOTFS ? statementOf(asset) : undefined;
     } catch (error) {
       if (isServiceError(error) && error.code === "not_found") return undefined;
       throw error;

@@ -88,7 +88,7 @@ export interface BuildResult {
 }
 
 /** Rises whenever the same image would give another root filesystem: earlier results are then not used any more. */
-const rootfsVersion = 2;
+const rootfsVersion = 3;
 
 /** Everything that a root filesystem's bytes follow from. */
 export interface RootfsRecipe {

@@ -41,7 +41,7 @@ async function scene(context: TestContext, format = 1) {
   const unpacked = async (content: string): Promise<string> => {
     const path = join(root, `made-${++made}`);
     await mkdir(path);
-    for (const name of ["index", "content"]) await writeFile(join(path, name), content, { mode: 0o666 });
+    for (const name of ["index", "content", "tails"]) await writeFile(join(path, name), content, { mode: 0o666 });
     return path;
   };
   const place = (): string => join(root, `place-${++made}`);
@@ -65,7 +65,7 @@ test("what was put is linked, read-only, after a restart too", async (context) =
   await using cache = await open();
   const into = place();
   assert.equal(await cache.take(layer, user, into, signal), true);
-  assert.deepEqual((await readdir(into)).toSorted(), ["content", "index"]);
+  assert.deepEqual((await readdir(into)).toSorted(), ["content", "index", "tails"]);
   assert.equal(await cache.take({ ...layer, diffId: layer.descriptor.digest }, user, place(), signal), false);
 });
 
@@ -134,7 +134,7 @@ test("a smaller bound holds from the next start on", async (context) => {
     await using cache = await open();
     for (const name of ["a", "b", "c"]) await cache.put(layerOf(name), user, await unpacked("x".repeat(100)), place());
   }
-  await using _ = await open({ maxBytes: 450 });
+  await using _ = await open({ maxBytes: 650 });
   assert.equal((await directories()).length, 2);
 });
 
@@ -160,4 +160,21 @@ test("whose is it: a proof, the registry of the bytes, or an own upload; doubt i
   assert.equal(await as("elsewhere.test", broken, user.tenantId), true, "they had the bytes");
   assert.equal(await as("elsewhere.test", yes), false, "a proof makes no other registry believable");
   assert.equal(await as(undefined, yes), true);
+});
+
+test("the digest of a layer's content is kept as long as the layer is", async (context) => {
+  const { open, unpacked, place } = await scene(context);
+  const layer = layerOf("a");
+  const key = { digest: layer.descriptor.digest, diffId: layer.diffId };
+  {
+    await using cache = await open();
+    await cache.noteContentDigest(key, "sha256:lost"); // of a layer that is not here
+    await cache.put(layer, user, await unpacked("bytes"), place());
+    assert.equal(await cache.contentDigest(key), undefined);
+    await cache.noteContentDigest(key, "sha256:aa");
+  }
+  await using cache = await open();
+  assert.equal(await cache.contentDigest(key), "sha256:aa");
+  await cache.forget([layer]);
+  assert.equal(await cache.contentDigest(key), undefined);
 });

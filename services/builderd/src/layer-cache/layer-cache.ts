@@ -127,15 +127,15 @@ export class LayerCache implements AsyncDisposable {
   }
 
   /** The digest of a layer's `content`, when somebody has counted it since the layer came. */
-  async contentDigest({ descriptor: { digest }, diffId }: CachedLayer): Promise<string | undefined> {
+  async contentDigest({ digest, diffId }: LayerKey): Promise<string | undefined> {
     return (await this.#find(digest, diffId))?.content_digest ?? undefined;
   }
 
-  async noteContentDigest({ descriptor, diffId }: CachedLayer, contentDigest: string): Promise<void> {
-    const key = [descriptor.digest, diffId];
+  async noteContentDigest({ digest, diffId }: LayerKey, contentDigest: string): Promise<void> {
     await this.#sql.run("UPDATE layer SET content_digest = ? WHERE digest = ? AND diff_id = ?", [
       contentDigest,
-      ...key,
+      digest,
+      diffId,
     ]);
   }
 

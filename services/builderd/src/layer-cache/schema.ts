@@ -21,4 +21,8 @@ export const migrations: readonly Migration[] = [
       CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
     `,
   },
+  {
+    id: 2,
+    sql: "ALTER TABLE layer ADD COLUMN content_digest TEXT",
+  },
 ];

@@ -3,10 +3,10 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { mib } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
-import type { Digest, ImageLimits, ResolvedImage } from "@unkey/oci";
+import type { ImageLimits, ResolvedImage } from "@unkey/oci";
 import type { SetuidPolicy } from "../domain/policy.ts";
-import type { Sandbox } from "../sandbox/sandbox.ts";
-import type { AssembledRootfs } from "./messages.ts";
+import type { Sandbox, SandboxedProcess } from "../sandbox/sandbox.ts";
+import type { AssembledRootfs, AssembleLayer } from "./messages.ts";
 import { misbehaved } from "./misbehaved.ts";
 import { runJob } from "./run-job.ts";
 
@@ -24,11 +24,8 @@ export interface UnpackOptions {
 }
 
 export interface AssembleOptions {
-  readonly name: string;
-  /** Lowest first; `directory` is below `in`. */
-  readonly layers: readonly { readonly digest: Digest; readonly diffId: Digest; readonly directory: string }[];
-  /** Holds `in` and nothing else. */
-  readonly directory: string;
+  /** Lowest first; `directory` is below the assembler's `in`. */
+  readonly layers: readonly AssembleLayer[];
   readonly format: "erofs" | "ext4";
   /** Same layers and identity, same bytes. */
   readonly identity: string;
@@ -42,7 +39,13 @@ export interface AssembleOptions {
 export interface ImageWorkers {
   /** Answers the path of a complete layer directory, in `directory`. */
   unpackLayer(options: UnpackOptions): Promise<string>;
-  assembleRootfs(options: AssembleOptions): Promise<AssembledRootfs & { readonly imagePath: string }>;
+  /** `name` is unique among jobs that run; `directory` exists or its parent does, and holds at most `in`. */
+  startAssembler(options: { readonly name: string; readonly directory: string }): Promise<Assembler>;
+}
+
+/** A process that waits for the one job that it has, while layers are still being put below `in` of its directory. */
+export interface Assembler extends AsyncDisposable {
+  assemble(options: AssembleOptions): Promise<AssembledRootfs & { readonly imagePath: string }>;
 }
 
 export interface SandboxedWorkersOptions {
@@ -94,19 +97,26 @@ export class SandboxedWorkers implements ImageWorkers {
     return join(directory, "out");
   }
 
-  async assembleRootfs(options: AssembleOptions): Promise<AssembledRootfs & { readonly imagePath: string }> {
-    const { name, directory, layers, format, identity, limits, setuid, signal, onBytes } = options;
+  async startAssembler({ name, directory }: { readonly name: string; readonly directory: string }): Promise<Assembler> {
     const worker = await this.#start(name, directory);
+    return {
+      assemble: (options) => this.#assemble(worker, directory, options),
+      [Symbol.asyncDispose]: () => worker[Symbol.asyncDispose](),
+    };
+  }
+
+  async #assemble(
+    worker: SandboxedProcess,
+    directory: string,
+    { layers, signal, onBytes, ...recipe }: AssembleOptions,
+  ): Promise<AssembledRootfs & { readonly imagePath: string }> {
     const inside = worker.directoryInside;
     const job = {
       kind: "assemble",
       layers: layers.map((layer) => ({ ...layer, directory: join(inside, "in", layer.directory) })),
       imagePath: join(inside, "out", imageName),
       scratchDirectory: join(inside, "out"),
-      format,
-      identity,
-      limits,
-      setuid,
+      ...recipe,
     } as const;
     const rootfs = await runJob(worker, job, { ...this.#jobOptions(directory), signal, onProgress: onBytes });
     if (rootfs === undefined) throw new Error("an assembling worker has answered no root filesystem");

@@ -14,10 +14,18 @@ export interface UnpackJob {
   readonly outDirectory: string;
 }
 
+export interface AssembleLayer {
+  readonly digest: Digest;
+  readonly diffId: Digest;
+  readonly directory: string;
+  /** Set when its content is a device of the image: the digest of that content in hex digits. */
+  readonly content?: { readonly digest: string };
+}
+
 export interface AssembleJob {
   readonly kind: "assemble";
   /** Lowest first. */
-  readonly layers: readonly { readonly digest: Digest; readonly diffId: Digest; readonly directory: string }[];
+  readonly layers: readonly AssembleLayer[];
   readonly imagePath: string;
   readonly format: "erofs" | "ext4";
   readonly identity: string;
