@@ -82,7 +82,7 @@ export function copyInto(directory: string, from: string, path: string): string 
   return to;
 }
 
-export function writeInto(directory: string, path: string, content: string, mode = 0o644): string {
+export function writeInto(directory: string, path: string, content: string | Uint8Array, mode = 0o644): string {
   const to = join(directory, path);
   mkdirSync(dirname(to), { recursive: true });
   writeFileSync(to, content, { mode });

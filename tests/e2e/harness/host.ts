@@ -56,6 +56,15 @@ export function tapBytes(instance: string): { guestIn: number; guestOut: number 
   return { guestIn: tap.stats64.tx.bytes, guestOut: tap.stats64.rx.bytes };
 }
 
+/** A VM's drives in its hypervisor's order: the serial number, and the file behind it as the hypervisor names it. */
+export function drivesOf(vmId: string): { readonly serial: string; readonly file: string }[] {
+  const words = readIfThere(`/proc/${hypervisorPid(vmId)}/cmdline`).split("\0");
+  return words.flatMap((word) => {
+    const [, serial, file] = /^driver=file,node-name=([^,]+),filename=([^,]+)/.exec(word) ?? [];
+    return serial === undefined || file === undefined ? [] : [{ serial, file }];
+  });
+}
+
 /** The hypervisor process of a VM. */
 export function hypervisorPid(vmId: string): number | undefined {
   const found = globSync("/proc/[0-9]*/cmdline").find((file) => {
