@@ -95,10 +95,9 @@ function operation(method: DescMethod, form: Rest, path: string, schemas: Schema
       schema: { type: "string", maxLength: 128 },
     });
   }
-  const output = { schema: { $ref: schemas.ref(method.output) } };
   const success: JsonObject = {
-    description: comment(method.output),
-    content: { [method.methodKind === "server_streaming" ? "application/x-ndjson" : "application/json"]: output },
+    description: form.rawAnswer === "" ? comment(method.output) : "The document.",
+    content: contentOf(method, form, schemas),
   };
   const result: JsonObject = {
     operationId: method.localName,
@@ -122,6 +121,12 @@ function operation(method: DescMethod, form: Rest, path: string, schemas: Schema
     };
   }
   return result;
+}
+
+function contentOf(method: DescMethod, form: Rest, schemas: Schemas): JsonObject {
+  if (form.rawAnswer !== "") return { [form.rawAnswer]: { schema: {} } };
+  const type = method.methodKind === "server_streaming" ? "application/x-ndjson" : "application/json";
+  return { [type]: { schema: { $ref: schemas.ref(method.output) } } };
 }
 
 /** Collects the schema of every message and enum that is referred to, once. */

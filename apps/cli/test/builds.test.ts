@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { BuildState } from "@unkey/api/builder";
@@ -91,6 +92,73 @@ test("cancel says what became of the build, quota what is left of the day", asyn
   assert.match(quota.out, /^builds today +7 +500$/m);
   assert.match(quota.out, /^layers fetched today +1 MiB +1 GiB$/m);
   assert.match(quota.out, /^Days are UTC: they begin again in 0 ms\.$/m);
+});
+
+test("package list and provenance are printed byte for byte, or into a file", async () => {
+  await using folder = await temporaryFolder();
+  await mkdir(join(folder.path, "out"));
+  const parts = ['{"name":"gr\u00c3\u00bc', '\u00c3\u009fe"}\n'].map((text) => Buffer.from(text, "latin1"));
+  const whole = '{"name":"grüße"}\n';
+  let fails = false;
+  const chunks = async function* (request: { readonly buildId: string }) {
+    assert.equal(request.buildId, buildId);
+    for (const chunk of parts) {
+      yield { chunk };
+      if (fails) throw refusal("ASSET_CORRUPT", "the stored bytes are wrong");
+    }
+  };
+  await using _gateway = await scriptedGateway(folder.path, {
+    downloadBuildSbom: chunks,
+    downloadBuildProvenance: chunks,
+  });
+  const run = (...argv: string[]): Promise<Run> => unkey({ home: folder.path }, "builds", ...argv);
+  const file = join(folder.path, "out", "document.json");
+  for (const document of ["sbom", "provenance"]) {
+    const printed: Buffer[] = [];
+    const { exitCode } = await unkey(
+      { home: folder.path, onOutBytes: (bytes) => printed.push(bytes) },
+      "builds",
+      document,
+      buildId,
+    );
+    assert.equal(exitCode, 0);
+    assert.ok(Buffer.concat(printed).equals(Buffer.from(whole)));
+    await writeFile(file, "an earlier one, which is longer than the new one");
+    assert.deepEqual(await run(document, buildId, "--output", file), { exitCode: 0, out: "", err: "" });
+    assert.equal(await readFile(file, "utf8"), whole);
+  }
+  fails = true;
+  const broken = await run("sbom", buildId, "-o", "out/document.json");
+  assert.notEqual(broken.exitCode, 0);
+  assert.match(broken.err, /^error: the stored bytes are wrong\nnext: /);
+  assert.equal(await readFile(file, "utf8"), whole, "the earlier one stays");
+  fails = false;
+  for (const place of ["missing/x.json", "out"]) {
+    const { err, exitCode } = await run("sbom", buildId, "--output", place);
+    assert.equal(exitCode, 1);
+    assert.match(
+      err,
+      /^error: --output: .* cannot be written \(E(?:NOENT|ISDIR)\)\nnext: {2}Name a file in a directory/,
+    );
+  }
+  assert.deepEqual(await readdir(join(folder.path, "out")), ["document.json"]);
+});
+
+test("a terminal does not obey a document, and an endless one is left", async () => {
+  await using folder = await temporaryFolder();
+  let rounds = 1;
+  await using _gateway = await scriptedGateway(folder.path, {
+    downloadBuildSbom: async function* () {
+      for (let round = 0; round < rounds; round++) {
+        yield { chunk: rounds === 1 ? Buffer.from('{"name":"\u009b2J\u007f"}') : Buffer.alloc(1 << 20, " ") };
+      }
+    },
+  });
+  const shown = await unkey({ home: folder.path, live: true }, "builds", "sbom", buildId);
+  assert.equal(shown.out, '{"name":"\\u009b2J\\u007f"}\n');
+  rounds = 97;
+  const endless = await unkey({ home: folder.path }, "builds", "sbom", buildId, "--output", "sbom.json");
+  assert.match(endless.err, /^error: the document is longer than 96 MiB\nnext: /);
 });
 
 for (const [reason, discards] of [

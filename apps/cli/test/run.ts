@@ -24,19 +24,33 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
   /** Told of each piece on stdout, to act in the middle of a command. */
   readonly onOut?: (text: string) => void;
+  readonly onOutBytes?: (bytes: Buffer) => void;
+  /** As if stdout and stderr were a terminal. */
+  readonly live?: boolean;
 }
 
 /** Runs one command line in this process, with pipes instead of a terminal. */
 export async function unkey(options: RunOptions, ...argv: string[]): Promise<Run> {
-  const { home, env = {}, cwd = home, stdin = "", signal = new AbortController().signal, onOut } = options;
+  const {
+    home,
+    env = {},
+    cwd = home,
+    stdin = "",
+    signal = new AbortController().signal,
+    onOut,
+    live = false,
+  } = options;
   const written = { out: "", err: "" };
   const terminal = (stream: "out" | "err"): Terminal => ({
     write: (text) => {
       const piece = typeof text === "string" ? text : Buffer.from(text).toString("utf8");
       written[stream] += piece;
-      if (stream === "out") onOut?.(piece);
+      if (stream === "out") {
+        onOut?.(piece);
+        options.onOutBytes?.(Buffer.from(text));
+      }
     },
-    live: false,
+    live,
     columns: Number.POSITIVE_INFINITY,
     color: false,
   });

@@ -269,6 +269,10 @@ export const errorCatalogue = {
     code: "failed_precondition",
     nextStep: "Wait until the build has completed; one that failed made nothing to verify.",
   },
+  BUILD_DOCUMENT_GONE: {
+    code: "not_found",
+    nextStep: "Deploy the image again: the build of it has documents of its own.",
+  },
   BUILD_QUEUE_FULL: { code: "resource_exhausted", nextStep: "Wait until some of the builds that wait have ended." },
   BUILD_TIMED_OUT: {
     code: "deadline_exceeded",

@@ -18,6 +18,7 @@ import { callerOf } from "@unkey/rpc";
 import type { Acting, Platform } from "./adapters/platform.ts";
 import type { Implementation } from "./api/api-runner.ts";
 import { type AppService, actingOf } from "./service/apps.ts";
+import type { BuildDocuments } from "./service/build-documents.ts";
 import { type DeploymentService, readIdempotencyKey } from "./service/deployments.ts";
 import type { KeyService } from "./service/keys.ts";
 import { nextPageToken, readPage } from "./service/page.ts";
@@ -37,6 +38,7 @@ export interface HandlerDeps {
   readonly keys: KeyService;
   readonly audit: AuditStore;
   readonly platform: Platform;
+  readonly documents: BuildDocuments;
   readonly urlOf: UrlOf;
   readonly version: string;
   readonly appDomain: string;
@@ -45,7 +47,7 @@ export interface HandlerDeps {
 
 /** The public API. Whatever is missing here answers UNIMPLEMENTED. The tenant is always the key's. */
 export function gatewayHandlers(deps: HandlerDeps): Implementation {
-  const { deployments, apps, appStore, vms, keys, audit, platform, urlOf } = deps;
+  const { deployments, apps, appStore, vms, keys, audit, platform, documents, urlOf } = deps;
   const { builder, billing } = platform;
   const by = (context: HandlerContext) => actingOf(callerOf(context));
   const view = (row: Parameters<typeof deploymentView>[0]) => deploymentView(row, urlOf);
@@ -160,6 +162,9 @@ export function gatewayHandlers(deps: HandlerDeps): Implementation {
       const acting = by(context);
       return builder.verifyBuild({ tenantId: acting.tenantId, buildId }, platform.call(acting, limits(context)));
     },
+    downloadBuildSbom: ({ buildId }, context) => documents.read(by(context), buildId, "package list", context.signal),
+    downloadBuildProvenance: ({ buildId }, context) =>
+      documents.read(by(context), buildId, "provenance", context.signal),
 
     async createApiKey(request, context) {
       const { tenantId, subject, roles } = by(context);

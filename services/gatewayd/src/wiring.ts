@@ -26,6 +26,7 @@ import { RouteMap } from "./ingress/route-map.ts";
 import { assembleRegistry } from "./registry/registry.ts";
 import { RegistryGate } from "./registry/registry-gate.ts";
 import { AppService } from "./service/apps.ts";
+import { BuildDocuments } from "./service/build-documents.ts";
 import { DeploymentService } from "./service/deployments.ts";
 import { KeyService } from "./service/keys.ts";
 import { VmService } from "./service/vms.ts";
@@ -194,6 +195,7 @@ export async function startGatewayd(config: Config, context: DaemonContext): Pro
         keys,
         audit: auditStore,
         platform,
+        documents: new BuildDocuments(platform, assets),
         urlOf,
         version: packageJson.version,
         appDomain,

@@ -40,10 +40,12 @@ export function plain(text: string): string {
 
 /** JSON that a terminal may show: of the characters that control one, JSON itself escapes those below U+0020 only. */
 export function jsonText(value: unknown, indent?: number): string {
-  return JSON.stringify(value, undefined, indent).replace(
-    /[\u007f-\u009f]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+  return escapeControls(JSON.stringify(value, undefined, indent));
+}
+
+/** The same JSON as it came, with its line breaks and tabs. */
+export function escapeControls(json: string): string {
+  return json.replace(/[^\P{Cc}\n\t]/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 /** The columns that `text` takes; one for each code point. */

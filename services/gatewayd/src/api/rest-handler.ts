@@ -107,7 +107,9 @@ export class RestHandler {
     const body = hasBody ? parseJson(await this.#readBody(request)) : undefined;
     if (!hasBody) mustBeEmpty(request);
     const message = messageOf(method.input, { path: variables, query: url.searchParams, body });
-    if (method.methodKind === "server_streaming") {
+    if (rest.rawAnswer !== "") {
+      await this.#content(context, response, rest.rawAnswer, await runner.serverStream(context, message));
+    } else if (method.methodKind === "server_streaming") {
       await this.#stream(context, response, await runner.serverStream(context, message));
     } else {
       this.#answer(context, response, status, await runner.unary(context, message));
@@ -139,6 +141,29 @@ export class RestHandler {
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  /** The first chunk decides the status; what fails behind it breaks the answer off, so that a part is not taken for the whole. */
+  async #content(
+    context: HandlerContext,
+    response: AnyResponse,
+    type: string,
+    messages: AsyncIterable<Message>,
+  ): Promise<void> {
+    try {
+      for await (const message of messages) {
+        if (!response.headersSent) {
+          copyHeaders(context.responseHeader, response);
+          response.writeHead(200, { "content-type": type, "cache-control": "no-store" });
+        }
+        await write(response, chunkOf(message));
+      }
+    } catch (error) {
+      if (!response.headersSent) throw error;
+      response.destroy(error instanceof Error ? error : new Error(String(error)));
+      return;
+    }
+    response.end();
   }
 
   async #readBody(request: AnyRequest): Promise<Uint8Array> {
@@ -248,6 +273,11 @@ async function* chunks(request: AnyRequest, wrap: (chunk: Uint8Array) => Message
   }
 }
 
+function chunkOf(message: Message): Uint8Array {
+  if ("chunk" in message && message.chunk instanceof Uint8Array) return message.chunk;
+  throw new Error(`${message.$typeName} has no chunk`);
+}
+
 function copyHeaders(headers: Headers, response: AnyResponse): void {
   if (response.headersSent) return;
   for (const [name, value] of headers) response.setHeader(name, value);
@@ -264,9 +294,9 @@ export function webHeaders(request: AnyRequest): Headers {
 }
 
 /** Writes and waits until there is room for more. Rejects when the client is gone. */
-async function write(response: AnyResponse, text: string): Promise<void> {
+async function write(response: AnyResponse, content: string | Uint8Array): Promise<void> {
   if (response.destroyed) throw new ServiceError("CANCELED", "the client is gone");
-  if (response.write(text)) return;
+  if (response.write(content)) return;
   await new Promise<void>((resolve) => {
     const done = () => {
       response.off("drain", done);

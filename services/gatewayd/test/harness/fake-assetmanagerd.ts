@@ -27,6 +27,21 @@ export class FakeAssetmanagerd {
   before: (method: AssetMethod) => Promise<void> | void = () => undefined;
   after: (method: AssetMethod) => Promise<void> | void = () => undefined;
 
+  /** Told of each byte range that a download is about to send. */
+  beforeChunk: (from: number) => Promise<void> | void = () => undefined;
+
+  /** An asset that is there already. */
+  hold(tenantId: string, bytes: Buffer): string {
+    const assetId = newId("asset");
+    const sizeBytes = BigInt(bytes.length);
+    this.held.set(assetId, {
+      asset: create(AssetSchema, { assetId, tenantId, sizeBytes, state: AssetState.AVAILABLE }),
+      key: "",
+      bytes,
+    });
+    return assetId;
+  }
+
   /** Assets that can be used, and uploads under way. */
   count(state: AssetState): number {
     return [...this.held.values()].filter(({ asset }) => asset.state === state).length;
@@ -119,6 +134,7 @@ export class FakeAssetmanagerd {
     const { bytes } = this.#find(request.tenantId, request.assetId);
     const step = 64 * 1024;
     for (let from = Number(request.offset); from < bytes.length; from += step) {
+      await this.beforeChunk(from);
       yield { chunk: bytes.subarray(from, from + step) };
     }
   }

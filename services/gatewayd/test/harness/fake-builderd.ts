@@ -109,7 +109,8 @@ export class FakeBuilderd {
 
   #mustFind(buildId: string, tenantId: string) {
     const entry = this.builds.get(buildId);
-    if (entry?.build.tenantId !== tenantId) throw new ServiceError("NOT_FOUND", `no ${buildId}`);
+    if (entry?.build.tenantId !== tenantId)
+      throw new ServiceError("BUILD_NOT_FOUND", `the tenant has no build ${buildId}`);
     return entry;
   }
 

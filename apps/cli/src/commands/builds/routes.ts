@@ -1,5 +1,5 @@
 import { buildRouteMap } from "@stricli/core";
-import { apiFlags, command, word } from "../../command.ts";
+import { apiFlags, command, text, word } from "../../command.ts";
 import { wholeNumber } from "../../numbers.ts";
 import { limitFlag } from "../../paging.ts";
 
@@ -49,6 +49,33 @@ const quota = command({
   docs: { brief: "What may be built today, and what has been" },
 });
 
+const documentParameters = {
+  flags: {
+    ...apiFlags,
+    output: {
+      kind: "parsed",
+      parse: text,
+      brief: "File to write it to, in place of the terminal",
+      optional: true,
+      placeholder: "file",
+    },
+  },
+  aliases: { o: "output" },
+  positional: buildId,
+} as const;
+
+const sbom = command({
+  load: async () => (await import("./document.ts")).printSbom,
+  parameters: documentParameters,
+  docs: { brief: "The packages in a build's root filesystem, as SPDX 2.3 (JSON)" },
+});
+
+const provenance = command({
+  load: async () => (await import("./document.ts")).printProvenance,
+  parameters: documentParameters,
+  docs: { brief: "The signed statement of how it was made, as a DSSE envelope (JSON)" },
+});
+
 const verify = command({
   load: async () => (await import("./verify.ts")).verifyBuild,
   parameters: { flags: apiFlags, positional: buildId },
@@ -56,7 +83,7 @@ const verify = command({
 });
 
 export const builds = buildRouteMap({
-  routes: { list, show, logs, cancel, quota, verify },
+  routes: { list, show, logs, cancel, quota, verify, sbom, provenance },
   aliases: { get: "show" },
   defaultCommand: "list",
   docs: { brief: "Builds: from image to root filesystem" },

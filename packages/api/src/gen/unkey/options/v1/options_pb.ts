@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file unkey/options/v1/options.proto.
  */
 export const file_unkey_options_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("Ch51bmtleS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEHVua2V5Lm9wdGlvbnMudjEiRwoGQWNjZXNzEg8KB2NhbGxlcnMYASADKAkSLAoGdGVuYW50GAIgASgOMhwudW5rZXkub3B0aW9ucy52MS5UZW5hbnRSdWxlIl0KBFJlc3QSDAoEdmVyYhgBIAEoCRIMCgRwYXRoGAIgASgJEg8KB2FsaWFzZXMYAyADKAkSFgoOc3VjY2Vzc19zdGF0dXMYBCABKA0SEAoIcmF3X2JvZHkYBSABKAgqfwoKVGVuYW50UnVsZRIbChdURU5BTlRfUlVMRV9VTlNQRUNJRklFRBAAEhgKFFRFTkFOVF9SVUxFX1JFUVVJUkVEEAESJAogVEVOQU5UX1JVTEVfUFJJTkNJUEFMX09SX1NFUlZJQ0UQAhIUChBURU5BTlRfUlVMRV9OT05FEAM6UgoGYWNjZXNzEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYtYcDIAEoCzIYLnVua2V5Lm9wdGlvbnMudjEuQWNjZXNzUgZhY2Nlc3M6TAoEcmVzdBIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGLaHAyABKAsyFi51bmtleS5vcHRpb25zLnYxLlJlc3RSBHJlc3Q6NgoFc2NvcGUSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxi3hwMgASgJUgVzY29wZWIGcHJvdG8z", [file_google_protobuf_descriptor]);
+  fileDesc("Ch51bmtleS9vcHRpb25zL3YxL29wdGlvbnMucHJvdG8SEHVua2V5Lm9wdGlvbnMudjEiRwoGQWNjZXNzEg8KB2NhbGxlcnMYASADKAkSLAoGdGVuYW50GAIgASgOMhwudW5rZXkub3B0aW9ucy52MS5UZW5hbnRSdWxlInEKBFJlc3QSDAoEdmVyYhgBIAEoCRIMCgRwYXRoGAIgASgJEg8KB2FsaWFzZXMYAyADKAkSFgoOc3VjY2Vzc19zdGF0dXMYBCABKA0SEAoIcmF3X2JvZHkYBSABKAgSEgoKcmF3X2Fuc3dlchgGIAEoCSp/CgpUZW5hbnRSdWxlEhsKF1RFTkFOVF9SVUxFX1VOU1BFQ0lGSUVEEAASGAoUVEVOQU5UX1JVTEVfUkVRVUlSRUQQARIkCiBURU5BTlRfUlVMRV9QUklOQ0lQQUxfT1JfU0VSVklDRRACEhQKEFRFTkFOVF9SVUxFX05PTkUQAzpSCgZhY2Nlc3MSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxi1hwMgASgLMhgudW5rZXkub3B0aW9ucy52MS5BY2Nlc3NSBmFjY2VzczpMCgRyZXN0Eh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYtocDIAEoCzIWLnVua2V5Lm9wdGlvbnMudjEuUmVzdFIEcmVzdDo2CgVzY29wZRIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGLeHAyABKAlSBXNjb3BlYgZwcm90bzM", [file_google_protobuf_descriptor]);
 
 /**
  * Who may call a method between services.
@@ -85,6 +85,13 @@ export type Rest = Message<"unkey.options.v1.Rest"> & {
    * @generated from field: bool raw_body = 5;
    */
   rawBody: boolean;
+
+  /**
+   * Media type of an answer that is raw content and travels as the chunks of a server stream.
+   *
+   * @generated from field: string raw_answer = 6;
+   */
+  rawAnswer: string;
 };
 
 /**
