@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { ProcessConfigSchema, ResourcesSchema } from "@unkey/api/common";
 import { LogSource, VmSpecSchema, VmState } from "@unkey/api/metal";
-import { mib, newId } from "@unkey/base";
+import { mib, newId, ServiceError } from "@unkey/base";
 import { runCommand } from "../src/adapters/run-command.ts";
 import { instanceIdOf } from "../src/open-instance.ts";
 import { DaemonBed, realGuestSkip } from "./support/daemon-bed.ts";
@@ -131,6 +131,15 @@ test("a real guest: served, paused, resumed, outliving metald, stopped with its 
   assert.equal(layers.get("chroot"), false);
   assert.equal(layers.get("hardware-virtualization"), host.acceleration === "kvm");
   t.diagnostic(`${host.hypervisor} ${host.acceleration}: ${host.accelerationReason}`);
+
+  // A later start finds the root filesystem and its parts where they were, and needs nobody's word for them.
+  bed.assets.failure = new ServiceError("DEPENDENCY_UNAVAILABLE", "assetmanagerd is away");
+  const again = await bed.call("gatewayd", (client, options) => client.bootVm(id, options));
+  assert.equal(
+    await eventually(() => fetchText(again.ipAddress).catch(() => undefined), "the app answers again"),
+    page,
+  );
+  bed.assets.failure = undefined;
 
   await bed.call("gatewayd", (client, options) => client.deleteVm(id, options));
   const traces = [
