@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { BuildState } from "@unkey/api/builder";
 import { startTestRegistry } from "@unkey/oci/testing";
 import { type Figure, median } from "./figure.ts";
@@ -9,7 +10,7 @@ import { MemoryWatch } from "./support/memory-watch.ts";
 const rounds = 3;
 const repeats = 5;
 /** As many layers at once as a build of builderd's. */
-const parallelLayers = 2;
+const parallelLayers = Math.min(4, availableParallelism() + 1);
 const mib = 2 ** 20;
 
 /** Image in a registry → root filesystem that can be booted: against the tools that were there before, and against the least work. */
