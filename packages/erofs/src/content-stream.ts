@@ -23,6 +23,14 @@ export class ContentStream {
     }
   }
 
+  /** Copies the next `length` bytes into memory if the chunk at hand holds them all; else does nothing and returns false. */
+  takeHeld(into: Buffer, at: number, length: number): boolean {
+    if (length > this.#chunk.length - this.#at) return false;
+    if (length > 0) into.set(this.#chunk.subarray(this.#at, this.#at + length), at);
+    this.#at += length;
+    return true;
+  }
+
   /** Copies the next `length` bytes into memory. */
   async toBuffer(into: Buffer, at: number, length: number): Promise<void> {
     for (let done = 0; done < length; ) {

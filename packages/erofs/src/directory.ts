@@ -1,4 +1,5 @@
-import { blockBytes, direntBytes } from "./format.ts";
+import { blockBytes, direntBytes, fileTypes } from "./format.ts";
+import type { Entries } from "./inode.ts";
 
 /*
  * Directory blocks (Linux, fs/erofs/erofs_fs.h: erofs_dirent): entries of fixed size, then their names without
@@ -35,19 +36,20 @@ export function directoryBytes(names: readonly string[]): number {
 export function writeDirectoryBlock(
   into: Buffer,
   at: number,
-  names: readonly string[],
+  { names, inodes }: Entries,
   range: { readonly from: number; readonly to: number },
-  lookUp: (name: string) => { readonly nid: number; readonly entryType: number },
 ): void {
   let entryAt = at;
   let nameAt = at + direntBytes * (range.to - range.from);
   for (let index = range.from; index < range.to; index++) {
     const name = names[index] ?? "";
-    const { nid, entryType } = lookUp(name);
+    const inode = inodes[index];
+    if (inode === undefined) throw new RangeError("a directory has a name without an inode");
+    const { nid } = inode;
     into.writeUInt32LE(nid % 2 ** 32, entryAt);
     into.writeUInt32LE(Math.floor(nid / 2 ** 32), entryAt + 4);
     into.writeUInt16LE(nameAt - at, entryAt + 8);
-    into.writeUInt8(entryType, entryAt + 10);
+    into.writeUInt8(fileTypes[inode.node.kind].entryType, entryAt + 10);
     into.write(name, nameAt, "latin1");
     entryAt += direntBytes;
     nameAt += name.length;

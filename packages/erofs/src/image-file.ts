@@ -1,5 +1,6 @@
 import { type FileHandle, open, rm } from "node:fs/promises";
 import { ServiceError } from "@unkey/base";
+import { blockBytes } from "./format.ts";
 
 const bufferBytes = 2 * 1024 * 1024;
 const bufferCount = 3;
@@ -36,6 +37,10 @@ export class ImageFile implements AsyncDisposable {
 
   get sizeBytes(): number {
     return this.#written + this.#used;
+  }
+
+  get endsBlock(): boolean {
+    return this.sizeBytes % blockBytes === 0;
   }
 
   /** True when `makeRoom` must be awaited before anything more is added. */

@@ -1,12 +1,16 @@
 import type { ChunkLayout } from "./holes.ts";
-import type { ErofsDirectory, ErofsNode } from "./tree.ts";
+import type { ErofsNode } from "./tree.ts";
+
+/** A directory's entries in stored order, `.` and `..` among them. */
+export interface Entries {
+  readonly names: readonly string[];
+  readonly inodes: readonly Inode[];
+}
 
 /** What an image's tree is made into. One of these exists per node, so it holds little beside numbers. */
 export class Inode {
   readonly node: ErofsNode;
   linkCount: number;
-  /** Of a directory, to find `..`; its own parent is the root's. */
-  readonly parent: ErofsDirectory | undefined;
   /** Of its content: a file's, a link's target, a directory's entries. */
   sizeBytes = 0;
   /** See `dataLayout`. */
@@ -17,13 +21,12 @@ export class Inode {
   nid = -1;
   /** Where its data blocks start; while its group is being filled, counted in the group's data. */
   startBlock = 0;
-  /** Of a file with holes, its chunks; of a directory, its names in stored order. */
-  detail: ChunkLayout | readonly string[] | undefined;
+  /** Of a file with holes, its chunks; of a directory, its entries. */
+  detail: ChunkLayout | Entries | undefined;
 
-  constructor(node: ErofsNode, linkCount: number, parent?: ErofsDirectory) {
+  constructor(node: ErofsNode, linkCount: number) {
     this.node = node;
     this.linkCount = linkCount;
-    this.parent = parent;
   }
 }
 
@@ -31,6 +34,8 @@ export function chunksOf({ detail }: Inode): ChunkLayout | undefined {
   return detail !== undefined && "bits" in detail ? detail : undefined;
 }
 
-export function namesOf({ detail }: Inode): readonly string[] {
-  return detail !== undefined && !("bits" in detail) ? detail : [];
+export function entriesOf({ detail }: Inode): Entries {
+  return detail !== undefined && "names" in detail ? detail : noEntries;
 }
+
+const noEntries: Entries = { names: [], inodes: [] };

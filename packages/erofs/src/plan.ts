@@ -1,5 +1,5 @@
 import { ServiceError } from "@unkey/base";
-import { directoryBytes, sortedNames } from "./directory.ts";
+import { directoryBytes } from "./directory.ts";
 import {
   blockBytes,
   compactInodeBytes,
@@ -15,7 +15,7 @@ import {
   wholeBlocks,
 } from "./format.ts";
 import { chunkLayout, chunkListBytes } from "./holes.ts";
-import { chunksOf, type Inode } from "./inode.ts";
+import { chunksOf, entriesOf, type Inode } from "./inode.ts";
 import { SlotAllocator } from "./slot-allocator.ts";
 import { survey } from "./survey.ts";
 import type { ErofsDevice, ErofsDirectory, ErofsFile, ErofsNode } from "./tree.ts";
@@ -179,9 +179,7 @@ function measureInode(inode: Inode, commonMtimeNs: bigint, xattrs: XattrTable): 
   } else if (node.kind === "symlink") {
     inode.sizeBytes = node.target.length;
   } else if (node.kind === "directory") {
-    const names = sortedNames(node.children);
-    inode.sizeBytes = directoryBytes(names);
-    inode.detail = names;
+    inode.sizeBytes = directoryBytes(entriesOf(inode).names);
   }
   const { sizeBytes } = inode;
   inode.extended =

@@ -1,4 +1,5 @@
 import { ServiceError } from "@unkey/base";
+import { sortedNames } from "./directory.ts";
 import { maxNameBytes, maxTargetBytes } from "./format.ts";
 import { checkRanges } from "./holes.ts";
 import { Inode } from "./inode.ts";
@@ -26,42 +27,45 @@ const maxDeviceMinor = 0xf_ffff;
 export function survey(root: ErofsDirectory, files: readonly ErofsFile[]): Survey {
   const inodes = new Map<ErofsNode, Inode>();
   const treeInodes: Inode[] = [];
-  const mtimes = new Map<bigint, number>();
+  const mtimes = new MtimeCounts();
   const xattrs = new XattrTable();
-  const meet = (node: ErofsNode, name: string, parent: ErofsDirectory): Inode => {
+  const meet = (node: ErofsNode, name: string): Inode => {
     check(node, name);
-    mtimes.set(node.metadata.mtimeNs, (mtimes.get(node.metadata.mtimeNs) ?? 0) + 1);
+    mtimes.add(node.metadata.mtimeNs);
     if (node.metadata.xattrs.size > 0) xattrs.count(node.metadata.xattrs, printable(name));
-    const inode = node.kind === "directory" ? new Inode(node, 2, parent) : new Inode(node, 1);
+    const inode = new Inode(node, node.kind === "directory" ? 2 : 1);
     inodes.set(node, inode);
     if (node.kind !== "file") treeInodes.push(inode);
     return inode;
   };
-  const pending = [{ directory: root, inode: meet(root, "/", root) }];
+  const rootInode = meet(root, "/");
+  const pending = [{ directory: root, inode: rootInode, parent: rootInode }];
   for (let at = pending.pop(); at !== undefined; at = pending.pop()) {
-    const { directory, inode } = at;
+    const { directory, inode, parent } = at;
     const below: typeof pending = [];
-    for (const name of [...directory.children.keys()].sort()) {
+    for (const name of directory.children.keys()) checkName(name);
+    const names = sortedNames(directory.children);
+    const entries = names.map((name): Inode => {
       const node = directory.children.get(name)?.node;
-      if (node === undefined) continue;
-      checkName(name);
+      if (node === undefined) return name === "." ? inode : parent;
       const met = inodes.get(node);
       if (met === undefined) {
-        const child = meet(node, name, directory);
-        if (node.kind === "directory") below.push({ directory: node, inode: child });
-      } else if (node.kind === "directory") {
-        throw new RangeError(`the directory ${printable(name)} is in two places`);
-      } else {
-        met.linkCount++;
+        const child = meet(node, name);
+        if (node.kind === "directory") below.push({ directory: node, inode: child, parent: inode });
+        return child;
       }
-    }
+      if (node.kind === "directory") throw new RangeError(`the directory ${printable(name)} is in two places`);
+      met.linkCount++;
+      return met;
+    });
+    inode.detail = { names, inodes: entries };
     inode.linkCount = 2 + below.length;
     pending.push(...below.toReversed());
   }
   const fileInodes = listedInodes(files, inodes);
   if (fileInodes.length + treeInodes.length !== inodes.size) throw new RangeError("a file of the tree is not listed");
   xattrs.seal();
-  return { inodes, treeInodes, fileInodes, commonMtimeNs: mostFrequent(mtimes), xattrs };
+  return { inodes, treeInodes, fileInodes, commonMtimeNs: mtimes.mostFrequent(), xattrs };
 }
 
 function listedInodes(files: readonly ErofsFile[], inodes: ReadonlyMap<ErofsNode, Inode>): Inode[] {
@@ -75,15 +79,34 @@ function listedInodes(files: readonly ErofsFile[], inodes: ReadonlyMap<ErofsNode
   });
 }
 
-function mostFrequent(counts: ReadonlyMap<bigint, number>): bigint {
-  let best = 0n;
-  let most = 0;
-  for (const [value, count] of counts) {
-    if (count < most || (count === most && value > best)) continue;
-    best = value;
-    most = count;
+class MtimeCounts {
+  readonly #counts = new Map<bigint, number>();
+  /** What was added last, and how often in a row: neighbours mostly share it. */
+  #last = 0n;
+  #inRow = 0;
+
+  add(mtimeNs: bigint): void {
+    if (mtimeNs !== this.#last) this.#settle();
+    this.#last = mtimeNs;
+    this.#inRow++;
   }
-  return best;
+
+  mostFrequent(): bigint {
+    this.#settle();
+    let best = 0n;
+    let most = 0;
+    for (const [value, count] of this.#counts) {
+      if (count < most || (count === most && value > best)) continue;
+      best = value;
+      most = count;
+    }
+    return best;
+  }
+
+  #settle(): void {
+    if (this.#inRow > 0) this.#counts.set(this.#last, (this.#counts.get(this.#last) ?? 0) + this.#inRow);
+    this.#inRow = 0;
+  }
 }
 
 function checkName(name: string): void {

@@ -17,7 +17,7 @@ import {
 } from "./format.ts";
 import { pieces, storedRuns, writeChunkAddresses } from "./holes.ts";
 import { ImageFile } from "./image-file.ts";
-import { chunksOf, type Inode, namesOf } from "./inode.ts";
+import { chunksOf, entriesOf, type Inode } from "./inode.ts";
 import { type Group, type Plan, planImage } from "./plan.ts";
 import type { ErofsDevice, ErofsDirectory, ErofsFile } from "./tree.ts";
 
@@ -117,7 +117,7 @@ class ImageWriter {
         this.#writeDirectoryBlocks(inode, data, 0, inode.layout === dataLayout.inline ? "all but last" : "all");
         await this.#image.write(data, this.#signal);
       }
-      await this.#fillBlock();
+      if (!this.#image.endsBlock) await this.#fillBlock();
     }
   }
 
@@ -129,12 +129,14 @@ class ImageWriter {
       const at = this.#writeInodeHead(inode, group, metadata);
       const tailBytes = inode.layout === dataLayout.inline ? file.sizeBytes % blockBytes : 0;
       if (file.data === undefined) {
-        if (file.place === undefined) await this.#content.toImage(this.#image, file.sizeBytes - tailBytes);
-        if (tailBytes > 0) await this.#content.toBuffer(metadata, at, tailBytes);
+        // No promise for each of many small files whose tails are at hand.
+        const blockBytesOfIt = file.place === undefined ? file.sizeBytes - tailBytes : 0;
+        if (blockBytesOfIt > 0) await this.#content.toImage(this.#image, blockBytesOfIt);
+        if (!this.#content.takeHeld(metadata, at, tailBytes)) await this.#content.toBuffer(metadata, at, tailBytes);
       } else {
         await this.#writeRanges(inode, file, metadata, at);
       }
-      await this.#fillBlock();
+      if (!this.#image.endsBlock) await this.#fillBlock();
     }
     await this.#image.write(metadata, this.#signal);
   }
@@ -197,21 +199,13 @@ class ImageWriter {
   }
 
   #writeDirectoryBlocks(inode: Inode, into: Buffer, at: number, which: "all" | "all but last" | "last"): void {
-    const { node, parent = node } = inode;
-    if (node.kind !== "directory") return;
-    const names = namesOf(inode);
-    const { starts } = directoryBlocks(names);
-    const lookUp = (name: string) => {
-      const found = name === "." ? node : name === ".." ? parent : node.children.get(name)?.node;
-      const planned = found === undefined ? undefined : this.#plan.inodes.get(found);
-      if (found === undefined || planned === undefined) throw new RangeError("the tree changed while it was written");
-      return { nid: planned.nid, entryType: fileTypes[found.kind].entryType };
-    };
+    const entries = entriesOf(inode);
+    const { starts } = directoryBlocks(entries.names);
     const first = which === "last" ? starts.length - 1 : 0;
     const end = which === "all but last" ? starts.length - 1 : starts.length;
     for (let block = first; block < end; block++) {
-      const range = { from: starts[block] ?? 0, to: starts[block + 1] ?? names.length };
-      writeDirectoryBlock(into, at + (block - first) * blockBytes, names, range, lookUp);
+      const range = { from: starts[block] ?? 0, to: starts[block + 1] ?? entries.names.length };
+      writeDirectoryBlock(into, at + (block - first) * blockBytes, entries, range);
     }
   }
 

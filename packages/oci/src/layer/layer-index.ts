@@ -191,6 +191,10 @@ class IndexDecoder {
   #tail: IndexTail | undefined;
   #entries = 0;
   readonly #stored = new StoredDataCounter();
+  /** Of the last entry: neighbours mostly share it. */
+  #mtimeNs = 0n;
+  #mtimeSeconds = 0;
+  #mtimeRest = 0;
   /** Bytes that the next record needs, when that is known. */
   missing = 0;
 
@@ -281,22 +285,31 @@ class IndexDecoder {
       data = [];
       for (; at < end; at += 16) data.push({ offset: bytes.readDoubleLE(at), length: bytes.readDoubleLE(at + 8) });
     }
-    const entry: TarEntry = {
+    const plain = {
       type,
       name,
       linkName,
       mode: bytes.readUInt16LE(start + 1),
       uid: bytes.readUInt32LE(start + 3),
       gid: bytes.readUInt32LE(start + 7),
-      mtimeNs: BigInt(bytes.readUInt32LE(start + 11)) * 1_000_000_000n + BigInt(bytes.readUInt32LE(start + 15)),
+      mtimeNs: this.#mtime(bytes.readUInt32LE(start + 11), bytes.readUInt32LE(start + 15)),
       sizeBytes,
-      ...(data === undefined ? {} : { data }),
       deviceMajor: isFile ? 0 : bytes.readUInt32LE(start + 19),
       deviceMinor: isFile ? 0 : bytes.readUInt32LE(start + 23),
       xattrs,
     };
+    const entry: TarEntry = data === undefined ? plain : { ...plain, data };
     this.#entries++;
     this.#onEntry(entry, this.#stored.place(entry));
+  }
+
+  #mtime(seconds: number, rest: number): bigint {
+    if (seconds !== this.#mtimeSeconds || rest !== this.#mtimeRest) {
+      this.#mtimeNs = BigInt(seconds) * 1_000_000_000n + BigInt(rest);
+      this.#mtimeSeconds = seconds;
+      this.#mtimeRest = rest;
+    }
+    return this.#mtimeNs;
   }
 
   #readTail(bytes: Buffer, start: number, end: number): void {

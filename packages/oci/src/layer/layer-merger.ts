@@ -19,6 +19,8 @@ const whiteoutPrefix = ".wh.";
 const whiteoutMetaPrefix = ".wh..wh.";
 const opaqueWhiteout = ".wh..wh..opq";
 const maxNameBytes = 255;
+const slash = 0x2f;
+const dot = 0x2e;
 const maxTargetBytes = 4095;
 /** What a directory is given that no entry describes. */
 const impliedDirectory: Metadata = { mode: 0o755, uid: 0, gid: 0, mtimeNs: 0n, xattrs: noXattrs };
@@ -34,6 +36,11 @@ export class LayerMerger {
   #nodes = 0;
   #metadataBytes = 0;
   #lastMetadata: Metadata = impliedDirectory;
+  /**
+   * The directory that the last entry was put into, or that it was: the next one mostly lies in it. Its path is as written, of `depth`
+   * components, and leads to it until a whiteout comes or a directory or link is replaced.
+   */
+  #last: { readonly path: ByteString; readonly depth: number; readonly directory: DirectoryNode } | undefined;
 
   constructor(limits: ImageLimits) {
     this.#limits = limits;
@@ -42,6 +49,7 @@ export class LayerMerger {
   /** Entries added from now on belong to the next layer up. */
   nextLayer(): void {
     this.#layer++;
+    this.#last = undefined;
   }
 
   /**
@@ -49,6 +57,12 @@ export class LayerMerger {
    */
   add(entry: TarEntry, stored: StoredData): void {
     this.#count(entry.name.length);
+    const last = this.#last;
+    const near = last === undefined ? undefined : this.#nameIn(last, entry.name);
+    if (last !== undefined && near !== undefined) {
+      this.#place(entry, stored, last.directory, near);
+      return;
+    }
     const components = this.#components(entry.name);
     const name = components.pop();
     if (name === undefined) {
@@ -58,8 +72,38 @@ export class LayerMerger {
     }
     const through = components.find((component) => component.startsWith(whiteoutPrefix));
     if (through !== undefined) throw new InvalidInput(`${printable(entry.name)} lies below a whiteout`);
-    if (name.startsWith(whiteoutPrefix)) this.#whiteout(entry.name, components, name);
-    else this.#place(entry, stored, this.#parent(entry.name, components), name);
+    if (name.startsWith(whiteoutPrefix)) {
+      this.#last = undefined;
+      this.#whiteout(entry.name, components, name);
+      return;
+    }
+    const depth = components.length;
+    const directory = this.#parent(entry.name, components);
+    this.#place(entry, stored, directory, name);
+    const placed = directory.children.get(name)?.node;
+    if (placed?.kind === "directory" && entry.name.endsWith(`${name}/`)) {
+      this.#last = { path: entry.name.slice(0, -1), depth: depth + 1, directory: placed };
+    } else if (entry.name.endsWith(`/${name}`)) {
+      this.#last = { path: entry.name.slice(0, -1 - name.length), depth, directory };
+    }
+  }
+
+  /** The name of an entry that lies right in a directory; undefined for what takes a closer look. */
+  #nameIn(at: { readonly path: ByteString; readonly depth: number }, path: ByteString): ByteString | undefined {
+    const start = at.path.length + 1;
+    if (path.charCodeAt(start - 1) !== slash || path.charCodeAt(start) === dot || !path.startsWith(at.path))
+      return undefined;
+    const bytes = path.length - start;
+    if (bytes < 1 || bytes > maxNameBytes || path.includes("/", start)) return undefined;
+    if (path.length > this.#limits.pathBytes || at.depth >= this.#limits.depth) return undefined;
+    return path.slice(start);
+  }
+
+  /** Puts a node under a name. What was a part of paths there may not be so any more. */
+  #set(parent: DirectoryNode, name: ByteString, node: TreeNode): void {
+    const replaced = parent.children.get(name)?.node.kind;
+    if (replaced === "directory" || replaced === "symlink") this.#last = undefined;
+    parent.children.set(name, { node, layer: this.#layer });
   }
 
   finish(): DirectoryNode {
@@ -69,7 +113,7 @@ export class LayerMerger {
   #place(entry: TarEntry, stored: StoredData, parent: DirectoryNode, name: ByteString): void {
     if (entry.type === "hardlink") {
       const node = this.#linkTarget(entry, parent, name);
-      parent.children.set(name, { node, layer: this.#layer });
+      this.#set(parent, name, node);
       return;
     }
     const existing = parent.children.get(name);
@@ -79,7 +123,7 @@ export class LayerMerger {
       existing.layer = this.#layer;
       return;
     }
-    parent.children.set(name, { node: this.#node(entry, stored, metadata), layer: this.#layer });
+    this.#set(parent, name, this.#node(entry, stored, metadata));
   }
 
   #node(entry: TarEntry, stored: StoredData, metadata: Metadata): TreeNode {

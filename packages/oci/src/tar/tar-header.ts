@@ -31,15 +31,11 @@ export function isEndBlock(block: Buffer): boolean {
 /** Reads a header block; throws InvalidInput when its checksum or a number is wrong. */
 export function decodeHeader(block: Buffer): RawHeader {
   let unsigned = 0;
-  let high = 0;
-  for (let at = 0; at < blockBytes; at++) {
-    const byte = at >= 148 && at < 156 ? 0x20 : (block[at] ?? 0); // the checksum field itself counts as spaces
-    unsigned += byte;
-    high += byte >> 7;
-  }
-  const signed = unsigned - 256 * high; // some old writers summed signed characters
+  for (let at = 0; at < blockBytes; at++) unsigned += block[at] ?? 0;
+  for (let at = 148; at < 156; at++) unsigned += 0x20 - (block[at] ?? 0); // the checksum field itself counts as spaces
   const checksum = decodeNumber(block, 148, 8, "checksum");
-  if (checksum !== unsigned && checksum !== signed) throw new InvalidInput("a header's checksum is wrong");
+  if (checksum !== unsigned && checksum !== signedChecksum(block, unsigned))
+    throw new InvalidInput("a header's checksum is wrong");
 
   const ustar = block.toString("latin1", 257, 263) === "ustar\0";
   const prefix = ustar ? decodeString(block, 345, 155) : "";
@@ -57,6 +53,13 @@ export function decodeHeader(block: Buffer): RawHeader {
     deviceMajor: known ? decodeNumber(block, 329, 8, "device major") : 0,
     deviceMinor: known ? decodeNumber(block, 337, 8, "device minor") : 0,
   };
+}
+
+/** As some old writers summed it: characters are signed. */
+function signedChecksum(block: Buffer, unsigned: number): number {
+  let high = 0;
+  for (let at = 0; at < blockBytes; at++) if (at < 148 || at >= 156) high += (block[at] ?? 0) >> 7;
+  return unsigned - 256 * high;
 }
 
 /** Writes a ustar header block. Numbers that do not fit their octal field are written as 0: a PAX record carries them. */
