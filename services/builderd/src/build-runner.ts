@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type Clock, formatBytes, isServiceError, KeyedTurns, type TenantId } from "@unkey/base";
@@ -39,7 +40,7 @@ import type {
   RulesSource,
 } from "./ports.ts";
 import { StepProgress } from "./step-progress.ts";
-import { storePart } from "./store-part.ts";
+import { type StoredPart, storePart } from "./store-part.ts";
 import type { Assembler, ImageWorkers } from "./worker/image-workers.ts";
 
 export interface BuildRunnerDeps {
@@ -278,7 +279,7 @@ export class BuildRunner {
     const { assetId, digest } = await assets.storeRootfs(
       {
         tenantId,
-        uploadKey: `rootfs of ${build.buildId}`,
+        uploadKey: rootfsUploadKey(build, parts),
         name: source.name.slice(0, 255),
         path,
         sizeBytes,
@@ -348,4 +349,10 @@ export class BuildRunner {
     await store.log(build, text, clock.nowMs());
     feed.changed(build.buildId);
   }
+}
+
+/** Of other parts it is another upload: the assets that an earlier try found may be gone. */
+function rootfsUploadKey({ buildId }: Build, parts: readonly StoredPart[]): string {
+  const hash = createHash("sha256").update(parts.map(({ assetId }) => assetId).join(" "));
+  return `rootfs of ${buildId} from ${hash.digest("hex").slice(0, 16)}`;
 }

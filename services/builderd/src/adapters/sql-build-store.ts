@@ -107,7 +107,9 @@ export class SqlBuildStore implements BuildStore {
     if (to === undefined) throw new Error(`a build that is ${from} cannot ${event}`);
     const { tenantId, buildId } = build;
     const { failure, completion, bytes, stepEndedAtMs = nowMs } = change;
-    return this.#sql.transaction(async (tx) => {
+    // After a power failure a build begins again in any case: only its end is worth waiting for the disk.
+    const durability = isTerminal(to) ? "power" : "process";
+    const body = async (tx: SqlStatements): Promise<boolean> => {
       const moved = await tx.run(
         `UPDATE build SET state = ?, attempts = attempts + ?, alive_at_ms = ?, ended_at_ms = ?
          WHERE tenant_id = ? AND build_id = ? AND state = ?`,
@@ -139,16 +141,14 @@ export class SqlBuildStore implements BuildStore {
       );
       await beginStep(tx, buildId, to, nowMs);
       return true;
-    });
+    };
+    return this.#sql.transaction(body, { durability });
   }
 
   async setResolved(build: Build, { imageDigest, policyDigest }: Pick<Build, "imageDigest" | "policyDigest">) {
-    await this.#sql.run("UPDATE build SET image_digest = ?, policy_digest = ? WHERE tenant_id = ? AND build_id = ?", [
-      imageDigest,
-      policyDigest,
-      build.tenantId,
-      build.buildId,
-    ]);
+    const change = "UPDATE build SET image_digest = ?, policy_digest = ? WHERE tenant_id = ? AND build_id = ?";
+    const values = [imageDigest, policyDigest, build.tenantId, build.buildId];
+    await this.#sql.transaction((tx) => tx.run(change, values), { durability: "process" });
   }
 
   async setAlive(buildIds: readonly BuildId[], nowMs: number): Promise<void> {
@@ -187,25 +187,28 @@ export class SqlBuildStore implements BuildStore {
   async log(build: Build, text: string, nowMs: number): Promise<void> {
     const { buildId } = build;
     const line = text.replaceAll("\n", " ").slice(0, maxLogLineLength);
-    await this.#sql.transaction(async (tx) => {
-      const held = await tx.one<{ lines: number; length: number }>(
-        "SELECT count(*) AS lines, coalesce(sum(length(text)), 0) AS length FROM build_log WHERE build_id = ?",
-        [buildId],
-      );
-      const { lines, length } = held ?? { lines: 0, length: 0 };
-      const last = await tx.one<{ text: string }>("SELECT text FROM build_log WHERE build_id = ? AND sequence = ?", [
-        buildId,
-        lines,
-      ]);
-      if (last?.text === logIsFull) return;
-      const full = lines === maxLogLines - 1 || length + line.length > maxLogLength;
-      await tx.run("INSERT INTO build_log (build_id, sequence, at_ms, text) VALUES (?, ?, ?, ?)", [
-        buildId,
-        lines + 1,
-        nowMs,
-        full ? logIsFull : line,
-      ]);
-    });
+    await this.#sql.transaction(
+      async (tx) => {
+        const held = await tx.one<{ lines: number; length: number }>(
+          "SELECT count(*) AS lines, coalesce(sum(length(text)), 0) AS length FROM build_log WHERE build_id = ?",
+          [buildId],
+        );
+        const { lines, length } = held ?? { lines: 0, length: 0 };
+        const last = await tx.one<{ text: string }>("SELECT text FROM build_log WHERE build_id = ? AND sequence = ?", [
+          buildId,
+          lines,
+        ]);
+        if (last?.text === logIsFull) return;
+        const full = lines === maxLogLines - 1 || length + line.length > maxLogLength;
+        await tx.run("INSERT INTO build_log (build_id, sequence, at_ms, text) VALUES (?, ?, ?, ?)", [
+          buildId,
+          lines + 1,
+          nowMs,
+          full ? logIsFull : line,
+        ]);
+      },
+      { durability: "process" },
+    );
   }
 
   async readLog(build: Build, afterSequence: number, limit: number): Promise<LogLine[]> {

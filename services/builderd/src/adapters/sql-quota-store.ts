@@ -31,11 +31,11 @@ export class SqlQuotaStore implements QuotaStore {
   }
 
   async settleFetch({ tenantId, buildId }: Build, bytes: number): Promise<void> {
-    await this.#sql.run(
-      `UPDATE build_fetch SET bytes = ? WHERE build_id = ?
-         AND attempt = (SELECT attempts FROM build WHERE tenant_id = ? AND build_id = ?)`,
-      [bytes, buildId, tenantId, buildId],
-    );
+    const change = `UPDATE build_fetch SET bytes = ? WHERE build_id = ?
+       AND attempt = (SELECT attempts FROM build WHERE tenant_id = ? AND build_id = ?)`;
+    // Before it more was written down, which is what a power failure may bring back.
+    const durability = "process";
+    await this.#sql.transaction((tx) => tx.run(change, [bytes, buildId, tenantId, buildId]), { durability });
   }
 }
 

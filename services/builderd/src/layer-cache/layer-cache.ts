@@ -44,6 +44,8 @@ interface LayerRow {
 
 /** What a layer directory holds, and nothing else. */
 const layerFiles = ["index", "content", "tails"] as const;
+/** A power failure may take what is known of layers: they are fetched anew. */
+const forProcess = { durability: "process" } as const;
 const addProof = "INSERT OR IGNORE INTO proof (tenant_id, digest) VALUES (?, ?)";
 const bootIdPath = "/proc/sys/kernel/random/boot_id";
 
@@ -87,11 +89,11 @@ export class LayerCache implements AsyncDisposable {
       await this.#forget(row); // evicted meanwhile, or damaged by hand
       return false;
     }
-    await this.#sql.run("UPDATE layer SET last_used_ms = ? WHERE directory = ?", [
-      this.#options.clock.nowMs(),
-      row.directory,
-    ]);
-    await this.#sql.run(addProof, [user.tenantId, digest]);
+    const nowMs = this.#options.clock.nowMs();
+    await this.#sql.transaction(async (tx) => {
+      await tx.run("UPDATE layer SET last_used_ms = ? WHERE directory = ?", [nowMs, row.directory]);
+      await tx.run(addProof, [user.tenantId, digest]);
+    }, forProcess);
     return true;
   }
 
@@ -109,19 +111,20 @@ export class LayerCache implements AsyncDisposable {
     const name = `layer-${randomUUID()}`;
     await rename(directory, join(this.#options.directory, name));
     await this.#link(name, into);
-    const added = await this.#sql.run(
-      `INSERT OR IGNORE INTO layer (digest, diff_id, directory, format, size_bytes, last_used_ms)
-       VALUES (?, ?, ?, ?, ?, ?)`,
-      [layer.descriptor.digest, layer.diffId, name, format, sizeBytes, clock.nowMs()],
-    );
-    await this.#sql.run(addProof, [user.tenantId, layer.descriptor.digest]);
-    if (user.source.registry !== undefined) {
-      await this.#sql.run("INSERT OR IGNORE INTO origin (registry, digest) VALUES (?, ?)", [
-        user.source.registry,
-        layer.descriptor.digest,
-      ]);
-    }
-    if (added.changes === 0)
+    const { digest } = layer.descriptor;
+    const isNew = await this.#sql.transaction(async (tx) => {
+      const added = await tx.run(
+        `INSERT OR IGNORE INTO layer (digest, diff_id, directory, format, size_bytes, last_used_ms)
+         VALUES (?, ?, ?, ?, ?, ?)`,
+        [digest, layer.diffId, name, format, sizeBytes, clock.nowMs()],
+      );
+      await tx.run(addProof, [user.tenantId, digest]);
+      if (user.source.registry !== undefined) {
+        await tx.run("INSERT OR IGNORE INTO origin (registry, digest) VALUES (?, ?)", [user.source.registry, digest]);
+      }
+      return added.changes > 0;
+    }, forProcess);
+    if (!isNew)
       await this.#remove(name); // another build was faster
     else await this.#evict(name);
   }
@@ -132,11 +135,8 @@ export class LayerCache implements AsyncDisposable {
   }
 
   async noteContentDigest({ digest, diffId }: LayerKey, contentDigest: string): Promise<void> {
-    await this.#sql.run("UPDATE layer SET content_digest = ? WHERE digest = ? AND diff_id = ?", [
-      contentDigest,
-      digest,
-      diffId,
-    ]);
+    const change = "UPDATE layer SET content_digest = ? WHERE digest = ? AND diff_id = ?";
+    await this.#sql.transaction((tx) => tx.run(change, [contentDigest, digest, diffId]), forProcess);
   }
 
   /** Drops layers that turned out to be damaged. */

@@ -60,7 +60,7 @@ export interface SandboxedWorkersOptions {
 }
 
 /** Layers of one build that are unpacked at once, one process each: a thread decompresses, another one parses, and they wait for each other. */
-export const parallelLayers = Math.min(4, availableParallelism());
+export const parallelLayers = Math.min(4, availableParallelism() + 1);
 const imageName = "rootfs";
 /** A worker makes a handful. */
 const maxFiles = 64;
