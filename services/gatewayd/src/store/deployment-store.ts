@@ -15,6 +15,7 @@ import { notPushed } from "../registry/pushed-images.ts";
 import { bumpRoutes } from "./app-store.ts";
 import { forgetEnv } from "./forget-env.ts";
 import { type DeploymentRow, selectApps, selectDeployments } from "./rows.ts";
+import { deleteUnusedApp } from "./unused-app.ts";
 
 /** A repeat within this time returns the first deployment. */
 export const idempotencyLifetimeMs = 24 * 3_600_000;
@@ -154,6 +155,7 @@ export class DeploymentStore {
         );
         await tx.run("UPDATE deployment_step SET state = 'skipped' WHERE deployment_id = ?", [deploymentId]);
         await forgetEnv(tx, "deployment_id = ?", [deploymentId]);
+        await deleteUnusedApp(tx, deploymentId, nowMs);
       } else if (state !== undefined) {
         await tx.run("UPDATE deployment SET cancel_requested = 1, revision = revision + 1 WHERE deployment_id = ?", [
           deploymentId,

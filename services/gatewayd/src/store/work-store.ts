@@ -16,6 +16,7 @@ import {
 import { bumpRoutes } from "./app-store.ts";
 import { forgetEnv } from "./forget-env.ts";
 import { type DeploymentRow, selectDeployments } from "./rows.ts";
+import { deleteUnusedApp } from "./unused-app.ts";
 
 /** The right to work on a deployment until the lease ends; the epoch tells it from every earlier and later one. */
 export interface Claim {
@@ -272,7 +273,10 @@ export class WorkStore {
         nowMs,
         claim.deploymentId,
       ]);
-      if (event === "undone") await forgetEnv(tx, "deployment_id = ?", [claim.deploymentId]);
+      if (event === "undone") {
+        await forgetEnv(tx, "deployment_id = ?", [claim.deploymentId]);
+        await deleteUnusedApp(tx, claim.deploymentId, nowMs);
+      }
     });
   }
 
