@@ -92,10 +92,9 @@ function fill(dataDir: string): void {
   const tenantId = newId("tenant");
   const beforeMs = Date.now() - 30 * dayMs;
   const asset = db.prepare(
-    `INSERT INTO assets (tenant_id, asset_id, name, kind, version, state, digest, size_bytes, received_bytes, labels, attached_to,
+    `INSERT INTO assets (tenant_id, asset_id, name, kind, version, state, blob_id, size_bytes, received_bytes, labels, attached_to,
        keep, created_at_ms, last_used_at_ms, idle_since_ms) VALUES (?, ?, ?, 'rootfs', 1, 'available', ?, ?, 0, ?, '', 0, ?, ?, ?)`,
   );
-  const label = db.prepare("INSERT INTO asset_labels (tenant_id, asset_id, name, value) VALUES (?, ?, 'app', ?)");
   const blob = db.prepare("INSERT INTO blobs (digest, size_bytes, refs) VALUES (?, ?, 1)");
   db.exec("BEGIN");
   let bytes = 0;
@@ -104,19 +103,8 @@ function fill(dataDir: string): void {
     const hex = createHash("sha256").update(content).digest("hex");
     const id = newId("asset", beforeMs + i);
     const labels = JSON.stringify([["app", `app-${i % 100}`]]);
-    asset.run(
-      tenantId,
-      id,
-      `app ${i}`,
-      `sha256:${hex}`,
-      content.length,
-      labels,
-      beforeMs + i,
-      beforeMs + i,
-      beforeMs + i,
-    );
-    label.run(tenantId, id, `app-${i % 100}`);
-    blob.run(`sha256:${hex}`, content.length);
+    const { lastInsertRowid: blobId } = blob.run(`sha256:${hex}`, content.length);
+    asset.run(tenantId, id, `app ${i}`, blobId, content.length, labels, beforeMs + i, beforeMs + i, beforeMs + i);
     const dir = join(dataDir, "blobs", "sha256", hex.slice(0, 2));
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     writeFileSync(join(dir, hex.slice(2)), content, { mode: 0o444 });

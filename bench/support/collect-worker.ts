@@ -6,10 +6,10 @@ await using stack = new AsyncDisposableStack();
 const operator = connect(workerData as Access, stack);
 await operator.getAsset({ assetId: "asset_00000000000000000000000000" }).catch(() => undefined); // connects
 const startMs = performance.now();
-const { markedAssetIds, sweptAssetIds, freedBytes } = await operator.collectGarbage({});
+const { markedCount, sweptCount, freedBytes } = await operator.collectGarbage({});
 parentPort?.postMessage({
   seconds: (performance.now() - startMs) / 1000,
-  marked: markedAssetIds.length,
-  swept: sweptAssetIds.length,
+  marked: Number(markedCount),
+  swept: Number(sweptCount),
   freedBytes,
 });

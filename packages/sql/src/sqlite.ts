@@ -22,9 +22,9 @@ const busyTimeoutMs = 5_000;
 const maxCachedStatements = 256;
 const walSizeLimitBytes = 64 * 1024 * 1024;
 /** Pages that the log holds when it is copied into the database beside everyone's work; */
-const walPagesToCopy = 1000;
+const walPagesToCopy = 4000;
 /** and when the rest is copied while everyone waits, so that the log starts afresh and is bounded: */
-const walPagesAtMost = 8192;
+const walPagesAtMost = 32_768;
 /** a rest of so few pages, if that can be had in so many rounds beside everyone's work. */
 const walPagesToWaitFor = 200;
 const walRounds = 4;

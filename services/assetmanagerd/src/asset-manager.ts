@@ -4,6 +4,7 @@ import { Assets } from "./assets.ts";
 import { Collector } from "./collector.ts";
 import { type Owner, platform, type Quota } from "./domain/asset.ts";
 import type { BlobStore, Builds, Catalog, IncomingFiles, Stager } from "./ports.ts";
+import { Removal } from "./removal.ts";
 import { Scrubber } from "./scrubber.ts";
 import { Staging } from "./staging.ts";
 import { StoredBlobs } from "./stored-blobs.ts";
@@ -36,6 +37,7 @@ export interface AssetManager {
   readonly uploads: Uploads;
   readonly staging: Staging;
   readonly collector: Collector;
+  readonly removal: Removal;
   readonly scrubber: Scrubber;
   /** Undefined without a builderd to start builds at. */
   readonly builds: Builds | undefined;
@@ -51,8 +53,10 @@ export function createAssetManager(parts: AssetManagerParts, limits: AssetManage
   const quotaOf = (owner: Owner): Quota => (owner === platform ? { bytes: 0, assets: 0 } : tenantQuota);
   const common = { clock, log, metrics };
   const stored = new StoredBlobs({ catalog: catalog.blobs, store, ...common });
+  const removal = new Removal({ catalog: catalog.removal, store, stored, ...common });
   const uploads = new Uploads({
     ...common,
+    removal,
     assets: catalog.assets,
     uploads: catalog.uploads,
     incoming,
@@ -68,12 +72,12 @@ export function createAssetManager(parts: AssetManagerParts, limits: AssetManage
     collector: new Collector({
       ...common,
       collection: catalog.collection,
-      blobs: catalog.blobs,
       store,
       stored,
       uploads,
       gcGraceMs: limits.gcGraceMs,
     }),
+    removal,
     scrubber: new Scrubber({
       ...common,
       catalog: catalog.blobs,

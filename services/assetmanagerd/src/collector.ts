@@ -2,13 +2,12 @@ import { type AssetId, type Clock, KeyedTurns } from "@unkey/base";
 import type { Counter, Gauge, Logger, Metrics } from "@unkey/daemon";
 import type { Digest } from "./domain/asset.ts";
 import type { CollectionRules } from "./domain/collection.ts";
-import type { BlobCatalog, BlobStore, Candidate, CollectionCatalog, HeldPart, Position } from "./ports.ts";
+import type { BlobId, BlobStore, Candidate, CollectionCatalog, HeldPart, Position, Recount } from "./ports.ts";
 import type { StoredBlobs } from "./stored-blobs.ts";
 import type { Uploads } from "./uploads.ts";
 
 export interface CollectorDeps {
   readonly collection: CollectionCatalog;
-  readonly blobs: BlobCatalog;
   readonly store: BlobStore;
   readonly stored: StoredBlobs;
   readonly uploads: Uploads;
@@ -21,19 +20,19 @@ export interface CollectorDeps {
 export interface Collection {
   readonly marked: readonly AssetId[];
   readonly swept: readonly AssetId[];
+  /** Bytes that nothing refers to any more; `Removal` gives them back. */
   readonly freedBytes: number;
 }
 
-/** Files and rows that the census compares at a time. */
-const censusSize = 250;
+/** Files that are compared with rows at a time, and rows with the assets that they count. */
+const filesAtOnce = 500;
+const recountsAtOnce = 1000;
 /** Rows that a transaction changes: as many as take about so long, since it holds the database meanwhile. */
-const sliceTargetMs = 6;
-const sliceSizes = { first: 200, least: 20, most: 400 };
+const sliceTargetMs = 2.5;
+const sliceSizes = { first: 100, least: 20, most: 400 };
 /** What a pass may mark and sweep in all, so that its answer fits a message; what is left over waits for the next. */
 const maxPerPass = 100_000;
 const maxLogged = 10;
-const lowest: Digest = "sha256:";
-const highest: Digest = "sha256:g";
 
 /**
  * Mark and sweep, one generation late: a pass removes what an earlier one marked and is garbage still, and marks what is
@@ -70,16 +69,12 @@ export class Collector {
     const expired = await uploads.expire();
     const swept: AssetId[] = [...expired.ids];
     let freedBytes = expired.bytes;
-    const unreferenced: Digest[] = [];
     await this.#inSlices(
       () => maxPerPass - swept.length,
       async (after, limit) => {
         const slice = await collection.sweep(rules, after, limit);
         swept.push(...slice.ids);
-        for (const { digest, sizeBytes } of slice.unreferenced) {
-          unreferenced.push(digest);
-          freedBytes += sizeBytes;
-        }
+        freedBytes += slice.freedBytes;
         return slice.end;
       },
       signal,
@@ -95,14 +90,15 @@ export class Collector {
       signal,
     );
     await collection.settle();
-    await this.#deleteFiles(unreferenced, signal);
-    const census = await this.#takeCensus(signal);
-    for (const digest of census.orphans) {
-      if (this.#orphans.has(digest)) freedBytes += await this.#deleteOrphan(digest, signal);
+    this.#disagreements.set(await this.#recount(signal));
+    const orphans = await this.#findOrphans(signal);
+    let strayBytes = expired.bytes;
+    for (const digest of orphans) {
+      if (this.#orphans.has(digest)) strayBytes += await this.#deleteOrphan(digest, signal);
     }
-    this.#orphans = census.orphans;
-    this.#disagreements.set(census.disagreements);
-    this.#freed.inc({}, freedBytes);
+    this.#orphans = orphans;
+    freedBytes += strayBytes - expired.bytes;
+    this.#freed.inc({}, strayBytes);
     if (swept.length > 0 || marked.length > 0 || freedBytes > 0) {
       log.info("collected", { marked: marked.length, swept: swept.length, freedBytes });
     }
@@ -111,19 +107,19 @@ export class Collector {
 
   /** What the next pass would do: the same slices, looked at only. */
   async #foretell(signal: AbortSignal): Promise<Collection> {
-    const { collection, blobs, store, clock, gcGraceMs, uploads } = this.#deps;
+    const { collection, store, clock, gcGraceMs, uploads } = this.#deps;
     const rules = { pass: Number.MAX_SAFE_INTEGER, nowMs: clock.nowMs(), graceMs: gcGraceMs };
     const expired = await uploads.expired();
     let freedBytes = expired.reduce((sum, { bytes }) => sum + bytes, 0);
     const swept = new Set(expired.map(({ id }) => id));
-    const taken = new Map<Digest, number>();
+    const lost = new Map<BlobId, number>();
     const parts = new FreedParts();
     parts.note(await collection.heldParts(rules, [...swept]));
     for await (const slice of this.#slices("sweepable", rules, () => maxPerPass - swept.size, signal)) {
-      for (const { id, digest } of [...slice, ...(await collection.attachments(slice))]) {
+      for (const { id, blob } of [...slice, ...(await collection.attachments(slice))]) {
         if (swept.has(id)) continue;
         swept.add(id);
-        if (digest !== undefined) taken.set(digest, (taken.get(digest) ?? 0) + 1);
+        if (blob !== undefined) lost.set(blob, (lost.get(blob) ?? 0) + 1);
       }
       parts.note(
         await collection.heldParts(
@@ -132,9 +128,9 @@ export class Collector {
         ),
       );
     }
-    for (const [digest, times] of taken) {
-      const record = await blobs.find(digest);
-      if (record?.refs === times) freedBytes += record.sizeBytes;
+    for (const some of inPieces([...lost], recountsAtOnce)) {
+      freedBytes += await collection.bytesOf(new Map(some));
+      await yieldToOthers();
     }
     const markable = parts.freed();
     const budget = maxPerPass - swept.size;
@@ -149,8 +145,7 @@ export class Collector {
       .toSorted((a, b) => a.idleSinceMs - b.idleSinceMs || (a.id < b.id ? -1 : 1))
       .slice(0, budget)
       .map(({ id }) => id);
-    const census = await this.#takeCensus(signal);
-    for (const digest of census.orphans) {
+    for (const digest of await this.#findOrphans(signal)) {
       if (this.#orphans.has(digest)) freedBytes += (await store.size(digest, signal)) ?? 0;
     }
     return { marked, swept: [...swept], freedBytes };
@@ -163,13 +158,13 @@ export class Collector {
     budget: () => number,
     signal: AbortSignal,
   ): AsyncGenerator<readonly Candidate[]> {
-    let after: Candidate | undefined;
+    let after: Position | undefined;
     while (budget() > 0) {
       signal.throwIfAborted();
-      const slice = await this.#deps.collection[kind](rules, after, Math.min(sliceSizes.first, budget()));
-      if (slice.length === 0) return;
-      yield slice;
-      after = slice.at(-1);
+      const { found, end } = await this.#deps.collection[kind](rules, after, Math.min(sliceSizes.first, budget()));
+      yield found;
+      if (end === undefined) return;
+      after = end;
       await yieldToOthers();
     }
   }
@@ -195,58 +190,51 @@ export class Collector {
     }
   }
 
-  /** Files of content that the pass forgot, unless somebody has stored it again; a crash before leaves orphans. */
-  async #deleteFiles(digests: readonly Digest[], signal: AbortSignal): Promise<void> {
-    const { collection, store, stored } = this.#deps;
-    for (let at = 0; at < digests.length; at += censusSize) {
-      const some = digests.slice(at, at + censusSize);
-      await stored.lock.run(some, async () => store.delete(await collection.unknown(some), signal));
-      await yieldToOthers();
-    }
-  }
-
-  /**
-   * Compares three things that must agree: the files there are, the counts of their assets, and the assets. A blob is an
-   * orphan only when count and assets both say so; when they disagree it is kept, and somebody should look.
-   */
-  async #takeCensus(signal: AbortSignal): Promise<{ orphans: ReadonlySet<Digest>; disagreements: number }> {
-    const { collection, store, log } = this.#deps;
-    const orphans = new Set<Digest>();
-    let disagreements = 0;
-    let from = lowest;
-    const compare = async (files: readonly Digest[], to: Digest) => {
+  /** Compares the counts of contents with the assets there are; answers how many disagree. Their bytes stay. */
+  async #recount(signal: AbortSignal): Promise<number> {
+    const { collection, log } = this.#deps;
+    let count = 0;
+    for (let after: BlobId | undefined = 0; after !== undefined; ) {
       signal.throwIfAborted();
-      const living = new Set<Digest>();
-      for (const { digest, refs, found } of await collection.census(from, to)) {
-        if (refs !== found && ++disagreements <= maxLogged) {
-          log.error("the count of a blob's assets is wrong; the blob is kept", { digest, refs, found });
-        }
-        if (refs > 0 || found > 0) living.add(digest);
+      const { disagreeing, end }: Recount = await collection.recount(after, recountsAtOnce);
+      for (const { digest, refs, found } of disagreeing) {
+        if (++count > maxLogged) continue;
+        log.error("the count of a blob's assets is wrong; the blob is kept", { digest, refs, found });
       }
-      for (const digest of files) if (!living.has(digest) && orphans.size < maxPerPass) orphans.add(digest);
-      from = `${to}!`; // right after it: no digest goes on
+      after = end;
       await yieldToOthers();
-    };
-    for await (const page of store.list(signal)) {
-      for (let at = 0; at < page.length; at += censusSize) {
-        const files = page.slice(at, at + censusSize);
-        await compare(files, files.at(-1) ?? from);
-      }
     }
-    await compare([], highest);
-    return { orphans, disagreements };
+    return count;
   }
 
-  /** What a crash left between storing a blob and its row, or between row and blob. */
+  /** Stored bytes of which nothing is known. */
+  async #findOrphans(signal: AbortSignal): Promise<ReadonlySet<Digest>> {
+    const { collection, store } = this.#deps;
+    const orphans = new Set<Digest>();
+    for await (const page of store.list(signal)) {
+      for (const files of inPieces(page, filesAtOnce)) {
+        signal.throwIfAborted();
+        for (const digest of await collection.unknown(files)) if (orphans.size < maxPerPass) orphans.add(digest);
+        await yieldToOthers();
+      }
+    }
+    return orphans;
+  }
+
+  /** What a crash left between storing a blob and its row, or a power failure of what had been removed. */
   #deleteOrphan(digest: Digest, signal: AbortSignal): Promise<number> {
     const { collection, store, stored } = this.#deps;
     return stored.lock.run(digest, async () => {
-      if (!(await collection.forgetBlob(digest))) return 0;
+      if ((await collection.unknown([digest])).length === 0) return 0;
       const sizeBytes = (await store.size(digest, signal)) ?? 0;
       await store.delete([digest], signal);
       return sizeBytes;
     });
   }
+}
+
+function* inPieces<T>(items: readonly T[], size: number): Generator<readonly T[]> {
+  for (let at = 0; at < items.length; at += size) yield items.slice(at, at + size);
 }
 
 /** Parts that nothing is made of any more once certain assets are gone. */

@@ -158,16 +158,25 @@ export interface BlobCatalog {
   setScrubPosition(position: ScrubPosition): Promise<void>;
 }
 
+/** A content by its number. */
+export type BlobId = number;
+
 /** An asset that a pass looks at. */
 export interface Candidate {
   readonly owner: Owner;
   readonly id: AssetId;
-  readonly digest: Digest | undefined;
+  readonly blob: BlobId | undefined;
   readonly idleSinceMs: number;
 }
 
 /** Where a slice ended. */
 export type Position = Pick<Candidate, "id" | "idleSinceMs">;
+
+/** What a slice of a pass would work on; `end` is undefined when nothing was left to look at. */
+export interface Candidates {
+  readonly found: readonly Candidate[];
+  readonly end: Position | undefined;
+}
 
 /** A part that would be garbage but for what it is a part of: the places in which it is named. */
 export interface HeldPart extends Candidate {
@@ -180,41 +189,55 @@ export interface Marked {
   readonly end: Position | undefined;
 }
 
-/** What a slice of a pass removed: assets with their attachments, and content that nothing refers to any more. */
+/** What a slice of a pass removed: assets with their attachments, and bytes that nothing refers to any more. */
 export interface Swept extends Marked {
-  readonly unreferenced: readonly { readonly digest: Digest; readonly sizeBytes: number }[];
+  readonly freedBytes: number;
 }
 
-/** How many assets are said to be made of a content, and how many are. */
-export interface Census {
-  readonly digest: Digest;
-  readonly refs: number;
-  readonly found: number;
+/** Contents of which another number of assets is counted than is made of them. */
+export interface Recount {
+  readonly disagreeing: readonly { readonly digest: Digest; readonly refs: number; readonly found: number }[];
+  readonly end: BlobId | undefined;
 }
 
 /** What a collection pass reads and does, in slices that hold the database for a few milliseconds. */
 export interface CollectionCatalog {
   /** Begins a pass: drops expired leases and answers the pass's number. */
   beginPass(nowMs: number): Promise<number>;
-  /** Assets that an earlier pass marked and that no lease holds, after the given one. */
-  sweepable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]>;
-  /** Assets that are idle or given up, unmarked, part of nothing, and that no lease holds, after the given one. */
-  markable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]>;
+  /** Assets that an earlier pass marked and that no lease holds, among the next `limit` after the given one. */
+  sweepable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidates>;
+  /** Assets that are idle or given up, unmarked, part of nothing, and that no lease holds, likewise. */
+  markable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidates>;
   /** Parts of these that would be markable but for what they are parts of; one answer for each place. */
   heldParts(rules: CollectionRules, wholes: readonly AssetId[]): Promise<HeldPart[]>;
   /** What is attached to these. */
-  attachments(candidates: readonly Candidate[]): Promise<Pick<Candidate, "id" | "digest">[]>;
-  /** Removes what is sweepable after the given one. Durable when `settle` resolves: until then no file may go. */
+  attachments(candidates: readonly Candidate[]): Promise<Pick<Candidate, "id" | "blob">[]>;
+  /** Bytes that nothing would refer to any more once so many assets of each content were gone. */
+  bytesOf(lost: ReadonlyMap<BlobId, number>): Promise<number>;
+  /** Removes what is sweepable after the given one. Durable when `settle` resolves. */
   sweep(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Swept>;
-  /** Marks what is markable after the given one. */
+  /** Marks what is markable after the given one. Durable when `settle` resolves. */
   mark(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Marked>;
   settle(): Promise<void>;
   /** Those of these that nothing is known of. */
   unknown(digests: readonly Digest[]): Promise<Digest[]>;
-  /** Content of this range of digests, both ends included: as it is counted, and as the assets there are refer to it. */
-  census(from: Digest, to: Digest): Promise<Census[]>;
-  /** Forgets content that nothing refers to; false when something does. */
-  forgetBlob(digest: Digest): Promise<boolean>;
+  /** Counts the assets of the next `limit` contents. */
+  recount(after: BlobId, limit: number): Promise<Recount>;
+}
+
+export interface Unused {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+}
+
+/** Content that nothing refers to any more. */
+export interface RemovalCatalog {
+  /** Some of it; that nothing refers to it is durable. */
+  unused(limit: number): Promise<Unused[]>;
+  /** Those of these that nothing refers to now. */
+  stillUnused(digests: readonly Digest[]): Promise<Digest[]>;
+  /** Forgets those of these that nothing refers to. */
+  forget(digests: readonly Digest[]): Promise<void>;
 }
 
 /** Everything that is known about assets, in one database: a view for each verb group. */
@@ -224,6 +247,7 @@ export interface Catalog extends AsyncDisposable {
   readonly leases: LeaseCatalog;
   readonly blobs: BlobCatalog;
   readonly collection: CollectionCatalog;
+  readonly removal: RemovalCatalog;
   readonly keys: KeyCatalog;
 }
 

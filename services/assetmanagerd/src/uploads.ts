@@ -4,6 +4,7 @@ import type { Logger, Metrics } from "@unkey/daemon";
 import { proveContent, until } from "./chunks.ts";
 import type { Asset, AssetDeclaration, AssetDescription, Digest, Owner, Quota } from "./domain/asset.ts";
 import type { AssetCatalog, IncomingFiles, UploadCatalog } from "./ports.ts";
+import type { Removal } from "./removal.ts";
 import { RunningDigests } from "./running-digests.ts";
 import type { StoredBlobs } from "./stored-blobs.ts";
 import { UploadTurns } from "./upload-turns.ts";
@@ -13,6 +14,7 @@ export interface UploadsDeps {
   readonly uploads: UploadCatalog;
   readonly incoming: IncomingFiles;
   readonly stored: StoredBlobs;
+  readonly removal: Removal;
   readonly clock: Clock;
   readonly log: Logger;
   readonly metrics: Metrics;
@@ -92,7 +94,7 @@ export class Uploads {
         await using file = await incoming.open(id, offset).catch((error: unknown) => this.#noteLoss(upload, error));
         const digest = this.#digests.take(id, offset);
         try {
-          if (declaredBytes !== undefined) await incoming.mustHaveRoom(declaredBytes);
+          if (declaredBytes !== undefined) await this.#mustHaveRoom(declaredBytes, joined);
           for await (const chunk of until(joined, chunks)) {
             if (declaredBytes !== undefined && received + chunk.length > declaredBytes) {
               throw new ServiceError("ASSET_SIZE_MISMATCH", `more than the declared ${declaredBytes} bytes arrived`);
@@ -101,7 +103,7 @@ export class Uploads {
               this.#mustBeAllowed(received + chunk.length);
               await file.sync();
               await uploads.note(owner, id, received, reserved, clock.nowMs());
-              reserved = await this.#reserve(owner, id, received, chunk.length, quotaOf(owner));
+              reserved = await this.#reserve({ owner, id }, received, chunk.length, quotaOf(owner), joined);
             }
             await file.write(chunk);
             digest?.update(chunk);
@@ -249,9 +251,15 @@ export class Uploads {
   }
 
   /** Counts a step ahead of what arrived; near the quota's end as much as the chunk needs. */
-  async #reserve(owner: Owner, id: AssetId, received: number, needed: number, quota: Quota): Promise<number> {
-    const { uploads, incoming, maxAssetBytes } = this.#deps;
-    await incoming.mustHaveRoom(needed);
+  async #reserve(
+    { owner, id }: UploadAddress,
+    received: number,
+    needed: number,
+    quota: Quota,
+    signal: AbortSignal,
+  ): Promise<number> {
+    const { uploads, maxAssetBytes } = this.#deps;
+    await this.#mustHaveRoom(needed, signal);
     const ahead = Math.max(received + needed, Math.min(received + stepBytes, maxAssetBytes));
     try {
       await uploads.reserve(owner, id, ahead, quota);
@@ -260,6 +268,19 @@ export class Uploads {
       if (ahead === received + needed) throw error;
       await uploads.reserve(owner, id, received + needed, quota);
       return received + needed;
+    }
+  }
+
+  /** Throws ASSET_STORE_FULL when `bytes` more would fill the disk, although nothing is left on it that nobody needs. */
+  async #mustHaveRoom(bytes: number, signal: AbortSignal): Promise<void> {
+    const { incoming, removal } = this.#deps;
+    for (;;) {
+      try {
+        return await incoming.mustHaveRoom(bytes);
+      } catch (error) {
+        signal.throwIfAborted();
+        if (!isServiceError(error, "ASSET_STORE_FULL") || !(await removal.hurry(signal))) throw error;
+      }
     }
   }
 

@@ -15,6 +15,8 @@ import { assetHandlers } from "./handlers.ts";
 import type { Builds } from "./ports.ts";
 
 const healthTimeoutMs = 5_000;
+/** How often it is looked whether bytes may be given back. */
+const removalCheckMs = 2_000;
 /** How often the scrubber looks whether its next round is due. */
 const scrubCheckMs = 60_000;
 
@@ -58,6 +60,8 @@ export async function startAssetManager(config: Config, context: DaemonContext):
       log,
     }),
   );
+  const remove = (signal: AbortSignal) => manager.removal.pass(signal);
+  stack.use(everyMs(removalCheckMs, remove, { name: "remove", log }));
   health.dependency("stored bytes", () => manager.mustBeWhole(), { required: false });
   if (config.scrubBytesPerSecond > 0) {
     const scrub = (signal: AbortSignal) => manager.scrubber.pass(signal);

@@ -58,10 +58,17 @@ switch (point) {
     await manager.uploads.upload(declaration, chunks(Infinity), signal);
     break;
   }
-  case "between row and blob": {
-    const { manager } = await open({ store: dying(real.blobs, "delete") });
+  case "between row and blob":
+  case "between blob and row, while removing": {
+    const removal = dying(real.catalog.removal, "forget");
+    const { manager } = await open(
+      point === "between row and blob"
+        ? { store: dying(real.blobs, "delete") }
+        : { catalog: { ...real.catalog, removal } },
+    );
     await manager.collector.collect(signal);
     await manager.collector.collect(signal);
+    await manager.removal.pass(signal);
     break;
   }
   case "between lease and file": {

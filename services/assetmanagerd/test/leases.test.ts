@@ -96,6 +96,8 @@ test("deleting is refused while a lease lives, and sweeping takes two passes", a
   assert.ok(existsSync(assets.blobPath(digest as `sha256:${string}`)));
   const second = await operator.collectGarbage({});
   assert.deepEqual([second.markedAssetIds, second.sweptAssetIds, second.freedBytes], [[], [assetId], 11n]);
+  assert.deepEqual([second.markedCount, second.sweptCount], [0n, 1n]);
+  await assets.manager.removal.pass(new AbortController().signal);
   assert.equal(existsSync(assets.blobPath(digest as `sha256:${string}`)), false);
   await rejectsWith(gateway.getAsset({ tenantId, assetId }), "ASSET_NOT_FOUND");
   assert.equal(readFileSync(join(assets.jails, "vm_1", "rootfs"), "utf8"), "short-lived");
@@ -146,6 +148,7 @@ test("uploads and collection of the same bytes at the same time end with the byt
     await builder.deleteAsset({ tenantId, assetId });
     await assets.manager.collector.collect(new AbortController().signal);
     const results = await Promise.allSettled([
+      assets.manager.removal.pass(new AbortController().signal),
       builder.uploadAsset(uploadOf(content, { tenantId, name: "kept" })),
       assets.manager.collector.collect(new AbortController().signal),
       builder.uploadAsset(uploadOf(content, { tenantId, name: "kept" })),

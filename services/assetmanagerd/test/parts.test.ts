@@ -321,6 +321,7 @@ test("collection leaves parts alone while a whole lives, and follows the usual r
   assert.deepEqual(third2.markedAssetIds.toSorted(), [b.assetId, c.assetId].toSorted());
   assert.deepEqual((await collect(assets)).sweptAssetIds.toSorted(), [b.assetId, c.assetId].toSorted());
   assert.deepEqual((await builder.listAssets({ tenantId })).assets, []);
+  await assets.manager.removal.pass(new AbortController().signal);
   assert.deepEqual(await Array.fromAsync(assets.blobs.list()), []);
 });
 

@@ -255,6 +255,7 @@ test("attachments are the owner's, go with what they describe, and are held with
     (await builder.listAssets({ tenantId })).assets.map((one) => one.assetId),
     [kernel.assetId],
   );
+  await assets.manager.removal.pass(signal);
   assert.equal(existsSync(assets.blobPath(digestOf(bytes("about it")))), false);
   assert.equal((await builder.getStorageUsage({ tenantId })).assetCount, 0n);
   await assets.manager.collector.collect(signal);

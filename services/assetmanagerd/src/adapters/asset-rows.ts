@@ -15,7 +15,7 @@ import {
 } from "../domain/asset.ts";
 import type { AssetState } from "../domain/asset-states.ts";
 import { idleSinceMs } from "../domain/collection.ts";
-import type { Usage } from "../ports.ts";
+import type { BlobId, Usage } from "../ports.ts";
 
 export interface AssetRow {
   readonly tenant_id: Owner;
@@ -46,18 +46,23 @@ export const heldNow = `EXISTS (
 /** True for an asset `a` that another one is made of, be that complete or not. */
 export const partNow = "EXISTS (SELECT 1 FROM asset_parts ap WHERE ap.part_id = a.asset_id)";
 
-/** Selects assets with their living leases counted, and their parts; binds the present instant first. */
+/** Selects assets with their digest, their living leases counted, and their parts; binds the present instant first. */
 export const selectAssets = `
-  SELECT a.*, (
+  SELECT a.*, (SELECT b.digest FROM blobs b WHERE b.blob_id = a.blob_id) AS digest, (
     SELECT COUNT(DISTINCT la.lease_id) FROM lease_assets la
     JOIN leases l ON l.tenant_id = la.tenant_id AND l.lease_id = la.lease_id
     WHERE la.asset_id IN (a.asset_id, a.attached_to) AND l.expires_at_ms > ?
   ) AS lease_count, (
-    SELECT json_group_array(json_array(p.asset_id, p.digest, p.size_bytes, p.state) ORDER BY ap.position)
+    SELECT json_group_array(json_array(p.asset_id, b.digest, p.size_bytes, p.state) ORDER BY ap.position)
     FROM asset_parts ap JOIN assets p ON p.tenant_id = ap.tenant_id AND p.asset_id = ap.part_id
+    JOIN blobs b ON b.blob_id = p.blob_id
     WHERE ap.asset_id = a.asset_id AND ap.tenant_id = a.tenant_id
   ) AS parts
   FROM assets a`;
+
+/** Ids of assets of a content, whoever owns them; binds its digest. A subquery, so that these few rows are looked at first. */
+export const idsOfDigest =
+  "(SELECT d.asset_id FROM assets d WHERE d.blob_id = (SELECT blob_id FROM blobs WHERE digest = ?))";
 
 /** The asset when `viewer` may see it: its own, or one of the platform that is more than an upload. */
 export async function findVisible(
@@ -90,7 +95,7 @@ export async function findEqual(
   nowMs: number,
 ): Promise<Asset | undefined> {
   const rows = await sql.query<AssetRow>(
-    `${selectAssets} WHERE a.tenant_id = ? AND a.asset_id IN (SELECT d.asset_id FROM assets d WHERE d.digest = ?)
+    `${selectAssets} WHERE a.tenant_id = ? AND a.asset_id IN ${idsOfDigest}
        AND a.kind = ? AND a.name = ? AND a.labels = ? AND a.attached_to = ? AND a.state IN ('available', 'error')`,
     [nowMs, owner, digest, kind, name, canonicalLabels(labels), attachedTo ?? ""],
   );
@@ -178,19 +183,21 @@ export async function nextVersion(
   return row.versions;
 }
 
-/** One asset more is made of that content; `identity` when its bytes were just stored. */
+/** One asset more is made of that content, whose number is answered; `identity` when its bytes were just stored. */
 export async function refer(
   tx: SqlStatements,
   blob: { readonly digest: Digest; readonly sizeBytes: number; readonly identity?: string | undefined },
   nowMs: number,
-): Promise<void> {
+): Promise<BlobId> {
   const { digest, sizeBytes, identity } = blob;
-  await tx.run(
+  const row = await tx.one<{ blob_id: BlobId }>(
     `INSERT INTO blobs (digest, size_bytes, refs) VALUES (?, ?, 1)
-     ON CONFLICT (digest) DO UPDATE SET refs = blobs.refs + 1`,
+     ON CONFLICT (digest) DO UPDATE SET refs = blobs.refs + 1 RETURNING blob_id`,
     [digest, sizeBytes],
   );
+  if (row === undefined) throw new Error("no content was counted");
   if (identity !== undefined) await mend(tx, { digest, identity }, nowMs);
+  return row.blob_id;
 }
 
 /** The bytes are right: remembers them, and what was in state error is available again. */
@@ -200,7 +207,8 @@ export async function mend(
   nowMs: number,
 ): Promise<number> {
   await tx.run("UPDATE blobs SET identity = ?, verified_at_ms = ? WHERE digest = ?", [identity, nowMs, digest]);
-  return (await tx.run("UPDATE assets SET state = 'available' WHERE digest = ? AND state = 'error'", [digest])).changes;
+  const sql = `UPDATE assets SET state = 'available' WHERE state = 'error' AND asset_id IN ${idsOfDigest}`;
+  return (await tx.run(sql, [digest])).changes;
 }
 
 /** Inserts an asset in state uploading, which counts `reservedBytes` against its owner. */
@@ -215,19 +223,11 @@ export async function insertUploading(
   await count(tx, owner, { bytes: reservedBytes, assets: 1 }, quota);
   const id = newId("asset", nowMs);
   await tx.run(
-    `INSERT INTO assets (tenant_id, asset_id, name, kind, version, state, digest, size_bytes, received_bytes, labels,
+    `INSERT INTO assets (tenant_id, asset_id, name, kind, version, state, blob_id, size_bytes, received_bytes, labels,
        attached_to, keep, created_at_ms, last_used_at_ms, idle_since_ms)
      VALUES (?, ?, ?, ?, 0, 'uploading', NULL, ?, 0, ?, ?, ?, ?, ?, NULL)`,
     [owner, id, name, kind, reservedBytes, canonicalLabels(labels), attachedTo ?? "", keep ? 1 : 0, nowMs, nowMs],
   );
-  for (const [label, value] of Object.entries(labels)) {
-    await tx.run("INSERT INTO asset_labels (tenant_id, asset_id, name, value) VALUES (?, ?, ?, ?)", [
-      owner,
-      id,
-      label,
-      value,
-    ]);
-  }
   return {
     ...description,
     id,
@@ -254,12 +254,12 @@ export async function makeAvailable(
   const version = await nextVersion(tx, upload);
   const content = { digest, sizeBytes, receivedBytes: 0, version } as const;
   const asset: Asset = { ...upload, ...content, state: "available", lastUsedAtMs: nowMs };
+  const blobId = await refer(tx, blob, nowMs);
   await tx.run(
-    `UPDATE assets SET state = 'available', digest = ?, size_bytes = ?, received_bytes = 0, version = ?, last_used_at_ms = ?,
+    `UPDATE assets SET state = 'available', blob_id = ?, size_bytes = ?, received_bytes = 0, version = ?, last_used_at_ms = ?,
        idle_since_ms = ? WHERE tenant_id = ? AND asset_id = ?`,
-    [digest, sizeBytes, version, nowMs, idleSinceMs(asset) ?? null, upload.owner, upload.id],
+    [blobId, sizeBytes, version, nowMs, idleSinceMs(asset) ?? null, upload.owner, upload.id],
   );
-  await refer(tx, blob, nowMs);
   return asset;
 }
 

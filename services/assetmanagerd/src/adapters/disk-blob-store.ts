@@ -7,7 +7,8 @@ import type { BlobStore } from "../ports.ts";
 import { syncDirectory } from "./sync-directory.ts";
 
 const readChunkBytes = 1024 * 1024;
-const deletesAtOnce = 16;
+/** Few: each takes a thread of the pool and the journal of the file system, which others wait for. */
+const deletesAtOnce = 2;
 
 /**
  * Blobs as files `<root>/sha256/<2 hex>/<62 hex>`. A blob is never written to, because VMs share its inode; a damaged one is
@@ -77,7 +78,7 @@ export class DiskBlobStore implements BlobStore {
     }
   }
 
-  // Not synced: a name that a power failure brings back is an orphan, and goes by a later pass.
+  // Not synced: a name that a power failure brings back is an orphan, and goes by later passes.
   async delete(digests: readonly Digest[]): Promise<void> {
     for (let at = 0; at < digests.length; at += deletesAtOnce) {
       await Promise.all(digests.slice(at, at + deletesAtOnce).map((digest) => unlinkIfThere(this.#pathOf(digest))));

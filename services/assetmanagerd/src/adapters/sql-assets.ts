@@ -9,6 +9,7 @@ import {
   findEqual,
   findOwned,
   findVisible,
+  idsOfDigest,
   insertUploading,
   makeAvailable,
   mend,
@@ -52,17 +53,11 @@ export class SqlAssets implements AssetCatalog {
     if (query.kind !== undefined) only("a.kind = ?", query.kind);
     if (query.name !== undefined) only("a.name = ?", query.name);
     if (query.version !== undefined) only("a.version = ?", query.version);
-    // As a subquery, so that few rows are looked at and not the whole tenant in its order.
-    if (query.digest !== undefined)
-      only("a.asset_id IN (SELECT d.asset_id FROM assets d WHERE d.digest = ?)", query.digest);
+    if (query.digest !== undefined) only(`a.asset_id IN ${idsOfDigest}`, query.digest);
     if (query.attachedTo !== undefined) only("a.attached_to = ? AND a.attached_to <> ''", query.attachedTo);
     if (query.before !== undefined) only("a.asset_id < ?", query.before);
     for (const [name, value] of Object.entries(query.labels)) {
-      only(
-        "EXISTS (SELECT 1 FROM asset_labels al WHERE al.tenant_id = a.tenant_id AND al.asset_id = a.asset_id AND al.name = ? AND al.value = ?)",
-        name,
-        value,
-      );
+      only("EXISTS (SELECT 1 FROM json_each(a.labels) WHERE value ->> 0 = ? AND value ->> 1 = ?)", name, value);
     }
     // One owner at a time, so that the primary key gives the order and the limit ends the search.
     const newest = async (owner: Owner, more: string) => {
@@ -82,7 +77,7 @@ export class SqlAssets implements AssetCatalog {
   }
 
   async ownedSize(owner: Owner, digest: Digest): Promise<number | undefined> {
-    const sql = "SELECT size_bytes FROM assets WHERE digest = ? AND tenant_id = ? AND state = 'available' LIMIT 1";
+    const sql = `SELECT size_bytes FROM assets WHERE asset_id IN ${idsOfDigest} AND tenant_id = ? AND state = 'available' LIMIT 1`;
     return (await this.#sql.one<{ size_bytes: number }>(sql, [digest, owner]))?.size_bytes;
   }
 

@@ -1,7 +1,7 @@
 import type { Sql } from "@unkey/sql";
 import type { Digest } from "../domain/asset.ts";
 import type { BlobCatalog, BlobRecord, ScrubPosition } from "../ports.ts";
-import { mend } from "./asset-rows.ts";
+import { idsOfDigest, mend } from "./asset-rows.ts";
 
 interface BlobRow {
   readonly digest: Digest;
@@ -38,7 +38,7 @@ export class SqlBlobs implements BlobCatalog {
   noteWrong(digest: Digest): Promise<number> {
     return this.#sql.transaction(async (tx) => {
       await tx.run("UPDATE blobs SET identity = NULL, verified_at_ms = NULL WHERE digest = ?", [digest]);
-      const sql = "UPDATE assets SET state = 'error' WHERE digest = ? AND state = 'available'";
+      const sql = `UPDATE assets SET state = 'error' WHERE state = 'available' AND asset_id IN ${idsOfDigest}`;
       return (await tx.run(sql, [digest])).changes;
     });
   }

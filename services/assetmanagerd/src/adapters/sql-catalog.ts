@@ -6,6 +6,7 @@ import { SqlBlobs } from "./sql-blobs.ts";
 import { SqlCollection } from "./sql-collection.ts";
 import { SqlKeys } from "./sql-keys.ts";
 import { SqlLeases } from "./sql-leases.ts";
+import { SqlRemoval } from "./sql-removal.ts";
 import { SqlUploads } from "./sql-uploads.ts";
 
 /** Digests are random: what collection and uploads touch lies all over the file. */
@@ -20,6 +21,7 @@ export async function openSqlCatalog(path: string): Promise<Catalog> {
     leases: new SqlLeases(sql),
     blobs: new SqlBlobs(sql),
     collection: new SqlCollection(sql),
+    removal: new SqlRemoval(sql),
     keys: new SqlKeys(sql),
     [Symbol.asyncDispose]: () => sql[Symbol.asyncDispose](),
   };

@@ -1,46 +1,80 @@
 import type { AssetId } from "@unkey/base";
-import type { Sql, SqlStatements, SqlValue } from "@unkey/sql";
+import type { Sql, SqlStatements } from "@unkey/sql";
 import type { Digest, Owner } from "../domain/asset.ts";
 import { type CollectionRules, idleCutoffMs } from "../domain/collection.ts";
-import type { Candidate, Census, CollectionCatalog, HeldPart, Marked, Position, Swept } from "../ports.ts";
+import type {
+  BlobId,
+  Candidate,
+  Candidates,
+  CollectionCatalog,
+  HeldPart,
+  Marked,
+  Position,
+  Recount,
+  Swept,
+} from "../ports.ts";
 import { count, heldNow, partNow } from "./asset-rows.ts";
 
-interface PositionRow {
+interface CandidateRow {
+  readonly tenant_id: Owner;
   readonly asset_id: AssetId;
   readonly idle_since_ms: number;
+  readonly blob_id: BlobId | null;
 }
 
-interface CandidateRow extends PositionRow {
-  readonly tenant_id: Owner;
-  readonly digest: Digest | null;
-}
-
-interface RemovedRow extends CandidateRow {
-  readonly state: string;
+interface SliceRow extends CandidateRow {
   readonly size_bytes: number;
+  /** 1 for what is garbage but for a lease, or for what it is a part of. */
+  readonly held: number;
 }
+
+type RemovedRow = Pick<SliceRow, "tenant_id" | "asset_id" | "blob_id" | "size_bytes">;
 
 /** A pass that a power failure undid is repeated by the next one. */
 const unsynced = { durability: "process" } as const;
-const removed = "RETURNING tenant_id, asset_id, state, digest, size_bytes, idle_since_ms";
 
-/** Binds the last one's id, the pass, the cutoff, the present instant and a limit. */
-const sweepable = `FROM assets a
-  WHERE a.marked_by IS NOT NULL AND a.asset_id > ? AND a.marked_by < ? AND a.idle_since_ms < ? AND NOT ${heldNow} AND NOT ${partNow}
+/** Binds the present instant. What is held is among the rows, so that no statement looks at more of them than its limit. */
+const selectSlice = `
+  SELECT a.tenant_id, a.asset_id, a.idle_since_ms, a.blob_id, a.size_bytes, (${heldNow} OR ${partNow}) AS held FROM assets a`;
+
+/** The next marked ones; binds the last one's id, the pass, the cutoff and a limit. */
+const sweepable = `${selectSlice}
+  WHERE a.marked_by IS NOT NULL AND a.asset_id > ? AND a.marked_by < ? AND a.idle_since_ms < ?
   ORDER BY a.asset_id LIMIT ?`;
-/** Binds the cutoff, the last one's idleness and id, the present instant and a limit. */
-const markable = `FROM assets a
+/** The next idle ones; binds the cutoff, the last one's idleness and id, and a limit. */
+const markable = `${selectSlice}
   WHERE a.marked_by IS NULL AND a.idle_since_ms IS NOT NULL AND a.idle_since_ms < ?
-    AND (a.idle_since_ms, a.asset_id) > (?, ?) AND NOT ${heldNow} AND NOT ${partNow}
+    AND (a.idle_since_ms, a.asset_id) > (?, ?)
   ORDER BY a.idle_since_ms, a.asset_id LIMIT ?`;
 
-function sweepableAfter(rules: CollectionRules, after: Position | undefined, limit: number): SqlValue[] {
-  return [after?.id ?? "", rules.pass, idleCutoffMs(rules), rules.nowMs, limit];
+interface Slice {
+  readonly free: readonly SliceRow[];
+  readonly end: Position | undefined;
 }
 
-function markableAfter(rules: CollectionRules, after: Position | undefined, limit: number): SqlValue[] {
-  return [idleCutoffMs(rules), after?.idleSinceMs ?? -1, after?.id ?? "", rules.nowMs, limit];
+async function lookFor(
+  what: "sweepable" | "markable",
+  sql: Pick<SqlStatements, "query">,
+  rules: CollectionRules,
+  after: Position | undefined,
+  limit: number,
+): Promise<Slice> {
+  const cutoffMs = idleCutoffMs(rules);
+  const rows =
+    what === "sweepable"
+      ? await sql.query<SliceRow>(sweepable, [rules.nowMs, after?.id ?? "", rules.pass, cutoffMs, limit])
+      : await sql.query<SliceRow>(markable, [rules.nowMs, cutoffMs, after?.idleSinceMs ?? -1, after?.id ?? "", limit]);
+  const end = rows.at(-1);
+  return {
+    free: rows.filter(({ held }) => held === 0),
+    end: end && { id: end.asset_id, idleSinceMs: end.idle_since_ms },
+  };
 }
+
+/** Assets by owner and id, as `keysOf` names them. */
+const amongKeys = "(tenant_id, asset_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))";
+const keysOf = (rows: readonly RemovedRow[] | readonly SliceRow[]): string =>
+  JSON.stringify(rows.map((row) => [row.tenant_id, row.asset_id]));
 
 export class SqlCollection implements CollectionCatalog {
   readonly #sql: Sql;
@@ -58,25 +92,17 @@ export class SqlCollection implements CollectionCatalog {
     });
   }
 
-  async sweepable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]> {
-    const rows = await this.#sql.query<CandidateRow>(
-      `SELECT a.tenant_id, a.asset_id, a.digest, a.idle_since_ms ${sweepable}`,
-      sweepableAfter(rules, after, limit),
-    );
-    return rows.map(toCandidate);
+  async sweepable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidates> {
+    return toCandidates(await lookFor("sweepable", this.#sql, rules, after, limit));
   }
 
-  async markable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidate[]> {
-    const rows = await this.#sql.query<CandidateRow>(
-      `SELECT a.tenant_id, a.asset_id, a.digest, a.idle_since_ms ${markable}`,
-      markableAfter(rules, after, limit),
-    );
-    return rows.map(toCandidate);
+  async markable(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Candidates> {
+    return toCandidates(await lookFor("markable", this.#sql, rules, after, limit));
   }
 
   async heldParts(rules: CollectionRules, wholes: readonly AssetId[]): Promise<HeldPart[]> {
     const rows = await this.#sql.query<CandidateRow & { places: number }>(
-      `SELECT a.tenant_id, a.asset_id, a.digest, a.idle_since_ms,
+      `SELECT a.tenant_id, a.asset_id, a.idle_since_ms, a.blob_id,
          (SELECT COUNT(*) FROM asset_parts o WHERE o.part_id = a.asset_id) AS places
        FROM asset_parts gone JOIN assets a ON a.tenant_id = gone.tenant_id AND a.asset_id = gone.part_id
        WHERE gone.asset_id IN (SELECT value FROM json_each(?))
@@ -86,39 +112,41 @@ export class SqlCollection implements CollectionCatalog {
     return rows.map((row) => ({ ...toCandidate(row), places: row.places }));
   }
 
-  async attachments(candidates: readonly Candidate[]): Promise<Pick<Candidate, "id" | "digest">[]> {
-    const rows = await this.#sql.query<{ asset_id: AssetId; digest: Digest | null }>(
-      `SELECT asset_id, digest FROM assets WHERE attached_to <> '' AND attached_to IN (${candidates.map(() => "?").join(", ")})`,
-      candidates.map(({ id }) => id),
+  async attachments(candidates: readonly Candidate[]): Promise<Pick<Candidate, "id" | "blob">[]> {
+    const rows = await this.#sql.query<{ asset_id: AssetId; blob_id: BlobId | null }>(
+      "SELECT asset_id, blob_id FROM assets WHERE attached_to <> '' AND attached_to IN (SELECT value FROM json_each(?))",
+      [JSON.stringify(candidates.map(({ id }) => id))],
     );
-    return rows.map((row) => ({ id: row.asset_id, digest: row.digest ?? undefined }));
+    return rows.map((row) => ({ id: row.asset_id, blob: row.blob_id ?? undefined }));
+  }
+
+  async bytesOf(lost: ReadonlyMap<BlobId, number>): Promise<number> {
+    const row = await this.#sql.one<{ bytes: number | null }>(
+      `SELECT SUM(b.size_bytes) AS bytes FROM json_each(?) AS lost JOIN blobs b ON b.blob_id = lost.value ->> 0
+       WHERE b.refs <= lost.value ->> 1`,
+      [JSON.stringify([...lost])],
+    );
+    return row?.bytes ?? 0;
   }
 
   sweep(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Swept> {
     // What is sweepable is decided where it is removed: a lease that came before is seen.
     return this.#sql.transaction(async (tx) => {
-      const own = await tx.query<RemovedRow>(
-        `DELETE FROM assets WHERE rowid IN (SELECT a.rowid ${sweepable}) ${removed}`,
-        sweepableAfter(rules, after, limit),
-      );
-      const gone = [...own, ...(await removeAttachments(tx, own))];
+      const { free, end } = await lookFor("sweepable", tx, rules, after, limit);
+      if (free.length === 0) return { ids: [], end, freedBytes: 0 };
+      await tx.run(`DELETE FROM assets WHERE ${amongKeys}`, [keysOf(free)]);
+      const gone = [...free, ...(await removeAttachments(tx, free))];
       await discount(tx, gone);
-      const unreferenced = await unrefer(tx, gone);
-      return { ids: gone.map((row) => row.asset_id), end: last(own, (a, b) => a.asset_id > b.asset_id), unreferenced };
+      return { ids: gone.map((row) => row.asset_id), end, freedBytes: await unrefer(tx, gone) };
     }, unsynced);
   }
 
   mark(rules: CollectionRules, after: Position | undefined, limit: number): Promise<Marked> {
     return this.#sql.transaction(async (tx) => {
-      const rows = await tx.query<PositionRow>(
-        `UPDATE assets SET marked_by = ? WHERE rowid IN (SELECT a.rowid ${markable}) RETURNING asset_id, idle_since_ms`,
-        [rules.pass, ...markableAfter(rules, after, limit)],
-      );
-      const end = last(
-        rows,
-        (a, b) => a.idle_since_ms > b.idle_since_ms || (a.idle_since_ms === b.idle_since_ms && a.asset_id > b.asset_id),
-      );
-      return { ids: rows.map((row) => row.asset_id), end };
+      const { free, end } = await lookFor("markable", tx, rules, after, limit);
+      if (free.length > 0)
+        await tx.run(`UPDATE assets SET marked_by = ? WHERE ${amongKeys}`, [rules.pass, keysOf(free)]);
+      return { ids: free.map((row) => row.asset_id), end };
     }, unsynced);
   }
 
@@ -127,58 +155,45 @@ export class SqlCollection implements CollectionCatalog {
   }
 
   async unknown(digests: readonly Digest[]): Promise<Digest[]> {
-    const places = digests.map(() => "?").join(", ");
     const rows = await this.#sql.query<{ digest: Digest }>(
-      `SELECT digest FROM blobs WHERE digest IN (${places}) UNION SELECT digest FROM assets WHERE digest IN (${places})`,
-      [...digests, ...digests],
+      "SELECT value AS digest FROM json_each(?) WHERE value NOT IN (SELECT digest FROM blobs)",
+      [JSON.stringify(digests)],
     );
-    const known = new Set(rows.map((row) => row.digest));
-    return digests.filter((digest) => !known.has(digest));
+    return rows.map(({ digest }) => digest);
   }
 
-  census(from: Digest, to: Digest): Promise<Census[]> {
-    return this.#sql.query<{ digest: Digest; refs: number; found: number }>(
-      `SELECT b.digest, b.refs, (SELECT COUNT(*) FROM assets a WHERE a.digest = b.digest) AS found
-       FROM blobs b WHERE b.digest BETWEEN ? AND ?
-       UNION ALL
-       SELECT a.digest, 0 AS refs, COUNT(*) AS found FROM assets a
-       WHERE a.digest BETWEEN ? AND ? AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = a.digest) GROUP BY a.digest`,
-      [from, to, from, to],
+  async recount(after: BlobId, limit: number): Promise<Recount> {
+    const next = "SELECT blob_id FROM blobs WHERE blob_id > ? ORDER BY blob_id LIMIT ?";
+    const last = await this.#sql.one<{ end: BlobId | null }>(`SELECT MAX(blob_id) AS "end" FROM (${next})`, [
+      after,
+      limit,
+    ]);
+    const end = last?.end ?? undefined;
+    if (end === undefined) return { disagreeing: [], end };
+    const disagreeing = await this.#sql.query<{ digest: Digest; refs: number; found: number }>(
+      `SELECT * FROM (
+         SELECT digest, refs, (SELECT COUNT(*) FROM assets a WHERE a.blob_id = b.blob_id) AS found
+         FROM blobs b WHERE blob_id > ? AND blob_id <= ?) WHERE refs <> found`,
+      [after, end],
     );
+    return { disagreeing, end };
   }
+}
 
-  forgetBlob(digest: Digest): Promise<boolean> {
-    return this.#sql.transaction(async (tx) => {
-      await tx.run(
-        "DELETE FROM blobs WHERE digest = ? AND refs <= 0 AND NOT EXISTS (SELECT 1 FROM assets a WHERE a.digest = blobs.digest)",
-        [digest],
-      );
-      const left = await tx.one(
-        "SELECT 1 AS found FROM blobs WHERE digest = ? UNION ALL SELECT 1 FROM assets WHERE digest = ? LIMIT 1",
-        [digest, digest],
-      );
-      return left === undefined;
-    });
-  }
+function toCandidates({ free, end }: Slice): Candidates {
+  return { found: free.map(toCandidate), end };
 }
 
 function toCandidate(row: CandidateRow): Candidate {
   const { tenant_id: owner, asset_id: id, idle_since_ms: idleSinceMs } = row;
-  return { owner, id, digest: row.digest ?? undefined, idleSinceMs };
+  return { owner, id, blob: row.blob_id ?? undefined, idleSinceMs };
 }
 
-/** The furthest of rows that came in no order. */
-function last<R extends PositionRow>(rows: readonly R[], isBehind: (a: R, b: R) => boolean): Position | undefined {
-  const [first, ...others] = rows;
-  if (first === undefined) return undefined;
-  const { asset_id: id, idle_since_ms: idleSinceMs } = others.reduce((a, b) => (isBehind(b, a) ? b : a), first);
-  return { id, idleSinceMs };
-}
-
-async function removeAttachments(tx: SqlStatements, parents: readonly RemovedRow[]): Promise<RemovedRow[]> {
+async function removeAttachments(tx: SqlStatements, parents: readonly SliceRow[]): Promise<RemovedRow[]> {
   // The first condition says what the index says, so that it is used.
-  const attached = await tx.query<RemovedRow>(
-    `DELETE FROM assets WHERE attached_to <> '' AND attached_to IN (SELECT value FROM json_each(?)) ${removed}`,
+  const attached = await tx.query<RemovedRow & { state: string }>(
+    `DELETE FROM assets WHERE attached_to <> '' AND attached_to IN (SELECT value FROM json_each(?))
+     RETURNING tenant_id, asset_id, state, blob_id, size_bytes`,
     [JSON.stringify(parents.map((row) => row.asset_id))],
   );
   for (const { tenant_id, asset_id, state } of attached) {
@@ -197,22 +212,15 @@ async function discount(tx: SqlStatements, gone: readonly RemovedRow[]): Promise
   for (const [owner, change] of less) await count(tx, owner, change);
 }
 
-/** Takes back one reference per removed asset; what nobody refers to any more is forgotten and answered. */
-async function unrefer(tx: SqlStatements, gone: readonly RemovedRow[]) {
-  const times = new Map<Digest, number>();
-  for (const { digest } of gone) if (digest !== null) times.set(digest, (times.get(digest) ?? 0) + 1);
-  const taken = JSON.stringify([...times].toSorted(([a], [b]) => (a < b ? -1 : 1)));
-  await tx.run(
+/** Takes back one reference per removed asset; answers the bytes that nothing refers to any more. */
+async function unrefer(tx: SqlStatements, gone: readonly RemovedRow[]): Promise<number> {
+  const times = new Map<BlobId, number>();
+  for (const { blob_id } of gone) if (blob_id !== null) times.set(blob_id, (times.get(blob_id) ?? 0) + 1);
+  const rows = await tx.query<{ size_bytes: number; refs: number }>(
     `UPDATE blobs SET refs = refs - taken.times
-     FROM (SELECT value ->> 0 AS digest, value ->> 1 AS times FROM json_each(?)) AS taken WHERE blobs.digest = taken.digest`,
-    [taken],
+     FROM (SELECT value ->> 0 AS blob_id, value ->> 1 AS times FROM json_each(?)) AS taken WHERE blobs.blob_id = taken.blob_id
+     RETURNING size_bytes, refs`,
+    [JSON.stringify([...times])],
   );
-  // Only when count and assets both say that nobody is left do the bytes go. The census reports the rest.
-  const rows = await tx.query<{ digest: Digest; size_bytes: number }>(
-    `DELETE FROM blobs WHERE digest IN (SELECT value ->> 0 FROM json_each(?)) AND refs <= 0
-       AND NOT EXISTS (SELECT 1 FROM assets a WHERE a.digest = blobs.digest)
-     RETURNING digest, size_bytes`,
-    [taken],
-  );
-  return rows.map((row) => ({ digest: row.digest, sizeBytes: row.size_bytes }));
+  return rows.reduce((sum, { size_bytes, refs }) => (refs <= 0 ? sum + size_bytes : sum), 0);
 }

@@ -11,6 +11,13 @@ interface LeaseRow {
   readonly expires_at_ms: number;
 }
 
+/**
+ * A lease waits for no disk: it must outlive this process, not a power failure, which ends the VM that it is for; whoever boots
+ * that again prepares again. Were it gone while its assets are marked, a pass could come first and sweep them: so a lease that
+ * takes assets back from collection is durable before it is answered. Otherwise it would take two more passes to lose them.
+ */
+const unsynced = { durability: "process" } as const;
+
 export class SqlLeases implements LeaseCatalog {
   readonly #sql: Sql;
 
@@ -18,10 +25,12 @@ export class SqlLeases implements LeaseCatalog {
     this.#sql = sql;
   }
 
-  acquire(wish: LeaseWish): Promise<{ readonly lease: Lease; readonly contents: ReadonlyMap<AssetId, WholeContent> }> {
+  async acquire(
+    wish: LeaseWish,
+  ): Promise<{ readonly lease: Lease; readonly contents: ReadonlyMap<AssetId, WholeContent> }> {
     const { tenantId, key, nowMs, expiresAtMs } = wish;
     const assetIds = [...new Set(wish.assetIds)];
-    return this.#sql.transaction(async (tx) => {
+    const { rescued, ...taken } = await this.#sql.transaction(async (tx) => {
       const held = await tx.one<LeaseRow>("SELECT * FROM leases WHERE tenant_id = ? AND lease_key = ?", [
         tenantId,
         key,
@@ -50,6 +59,7 @@ export class SqlLeases implements LeaseCatalog {
       const lease = living
         ? await extendLease(tx, held, assetIds, expiresAtMs)
         : await insertLease(tx, { tenantId, key, assetIds, nowMs, expiresAtMs }, assets);
+      const rescues = await anyMarked(tx, assets);
       for (const asset of assets) {
         await refresh(tx, asset, false, nowMs);
         for (const { id } of asset.parts) {
@@ -57,8 +67,10 @@ export class SqlLeases implements LeaseCatalog {
           if (part !== undefined) await refresh(tx, part, false, nowMs);
         }
       }
-      return { lease, contents: await contentsOf(tx, assets) };
-    });
+      return { lease, contents: await contentsOf(tx, assets), rescued: rescues };
+    }, unsynced);
+    if (rescued) await this.#sql.settle();
+    return taken;
   }
 
   renew(tenantId: Owner, id: LeaseId, nowMs: number, expiresAtMs: number): Promise<Lease | undefined> {
@@ -68,11 +80,11 @@ export class SqlLeases implements LeaseCatalog {
         [tenantId, id, nowMs],
       );
       return row === undefined ? undefined : extendLease(tx, row, await assetsOfLease(tx, row), expiresAtMs);
-    });
+    }, unsynced);
   }
 
   async release(tenantId: Owner, id: LeaseId): Promise<void> {
-    await deleteLease(this.#sql, tenantId, id);
+    await this.#sql.transaction((tx) => deleteLease(tx, tenantId, id), unsynced);
   }
 
   async list(tenantId: Owner, assetId: AssetId | undefined, nowMs: number): Promise<Lease[]> {
@@ -86,6 +98,14 @@ export class SqlLeases implements LeaseCatalog {
     for (const row of rows) leases.push(toLease(row, await assetsOfLease(this.#sql, row)));
     return leases;
   }
+}
+
+/** True when a collection pass has marked one of these or of their parts. */
+async function anyMarked(tx: SqlStatements, assets: readonly Asset[]): Promise<boolean> {
+  const ids = assets.flatMap(({ id, parts }) => [id, ...parts.map((part) => part.id)]);
+  const sql =
+    "SELECT 1 AS found FROM assets WHERE marked_by IS NOT NULL AND asset_id IN (SELECT value FROM json_each(?)) LIMIT 1";
+  return (await tx.one(sql, [JSON.stringify(ids)])) !== undefined;
 }
 
 async function contentsOf(tx: SqlStatements, assets: readonly Asset[]): Promise<ReadonlyMap<AssetId, WholeContent>> {
