@@ -142,6 +142,40 @@ test("without a terminal each step prints one line when it starts and one when i
   assert.equal(text(), ["… build", "✓ build        1.2 s  cached", "… boot", "✗ boot         1.2 s", ""].join("\n"));
 });
 
+test("without a terminal a step that takes long says every 10 s how far it is, until it ends", (context) => {
+  context.mock.timers.enable({ apis: ["setInterval"] });
+  const { terminal, text } = capture();
+  let nowMs = 1000;
+  const pass = (ms: number): void => {
+    nowMs += ms;
+    context.mock.timers.tick(ms);
+  };
+  const pulling = (detail: string): Step[] =>
+    steps(["running", "pending"]).map((step) => (step.state === "running" ? { ...step, detail } : step));
+  {
+    using list = new StepList(terminal, () => nowMs);
+    list.update(pulling("pulling"));
+    pass(9000);
+    list.update(pulling("pulling, 3 MiB of 40 MiB"));
+    pass(1000);
+    list.update(pulling("pulling, 5 MiB of 40 MiB"));
+    pass(10_000);
+    list.update(steps(["done", "pending"]));
+    pass(20_000);
+  }
+  pass(20_000);
+  assert.equal(
+    text(),
+    [
+      "… build               pulling",
+      "… build       10.0 s  pulling, 3 MiB of 40 MiB",
+      "… build       20.0 s  pulling, 5 MiB of 40 MiB",
+      "✓ build        1.2 s  cached",
+      "",
+    ].join("\n"),
+  );
+});
+
 test("what is written after the list was left stays, though it is left a second time", () => {
   const { terminal, text } = capture({ live: true, columns: 80 });
   {

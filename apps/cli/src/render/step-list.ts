@@ -23,16 +23,17 @@ const marks = {
 
 const frames = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 const frameMs = 100;
+const tellEveryMs = 10_000;
 
 /**
  * Steps with their times. On a live terminal the list is drawn in place and turns while a step runs; elsewhere each
- * step prints one line when it starts and one when it ends, which suits logs.
+ * step prints a line when it starts, every 10 s how far it is, and one when it ends, which suits logs.
  */
 export class StepList implements Disposable {
   readonly #terminal: Terminal;
   readonly #nowMs: () => number;
   readonly #nameWidth: number;
-  readonly #timer: NodeJS.Timeout | undefined;
+  readonly #timer: NodeJS.Timeout;
   readonly #printed = new Map<string, StepState>();
   #steps: readonly Step[] = [];
   #drawnLines = 0;
@@ -43,12 +44,11 @@ export class StepList implements Disposable {
     this.#terminal = terminal;
     this.#nowMs = nowMs;
     this.#nameWidth = options.nameWidth ?? 7;
-    if (terminal.live) {
-      this.#timer = setInterval(() => {
-        this.#frame++;
-        this.#draw();
-      }, frameMs).unref();
-    }
+    const turn = (): void => {
+      this.#frame++;
+      this.#draw();
+    };
+    this.#timer = (terminal.live ? setInterval(turn, frameMs) : setInterval(() => this.#tell(), tellEveryMs)).unref();
   }
 
   update(steps: readonly Step[]): void {
@@ -83,14 +83,20 @@ export class StepList implements Disposable {
     }
   }
 
-  #line(step: Step): string {
+  #tell(): void {
+    for (const step of this.#steps) {
+      if (step.state === "running") this.#terminal.write(`${this.#line(step, { withTime: true })}\n`);
+    }
+  }
+
+  #line(step: Step, { withTime = this.#terminal.live || step.state !== "running" } = {}): string {
     const { name, state, startedAtMs, endedAtMs } = step;
     const [still, style] = marks[state];
     const mark = state === "running" && this.#terminal.live ? (frames[this.#frame % frames.length] ?? still) : still;
     // The service's clock may differ from ours: a time is never negative.
-    const time = startedAtMs === 0 ? "" : duration(Math.max(0, (endedAtMs || this.#nowMs()) - startedAtMs));
-    const shownTime = state === "running" && !this.#terminal.live ? "" : time;
-    const head = `${name.padEnd(Math.max(this.#nameWidth, width(name)))}  ${shownTime.padStart(9)}`;
+    const ms = Math.max(0, (endedAtMs || this.#nowMs()) - startedAtMs);
+    const time = startedAtMs === 0 || !withTime ? "" : duration(ms);
+    const head = `${name.padEnd(Math.max(this.#nameWidth, width(name)))}  ${time.padStart(9)}`;
     const detail = fit(plain(step.detail), this.#terminal.columns - width(head) - 4);
     return `${styled(this.#terminal, style, mark)} ${head}  ${styled(this.#terminal, "dim", detail)}`.trimEnd();
   }
