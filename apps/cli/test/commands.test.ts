@@ -3,7 +3,7 @@ import { chmodSync, existsSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { AppState } from "@unkey/api/gateway";
+import { type App, AppState } from "@unkey/api/gateway";
 import { VmState } from "@unkey/api/metal";
 import { Authority } from "@unkey/pki";
 import { profilePath, readProfile, writeProfile } from "../src/connection/profile.ts";
@@ -162,8 +162,9 @@ test("a wrong key is exit code 4", async () => {
 test("lists are tables, or the answer itself with --json", async () => {
   await using folder = await temporaryFolder();
   const app = { name: "web", state: AppState.SERVING, url: "https://web.localhost:8443", vmIds: ["vm_1"], image: "i" };
+  let apps: Array<Partial<Omit<App, "$typeName" | "$unknown">>> = [app];
   await using _gateway = await scriptedGateway(folder.path, {
-    listApps: ({ pageSize }) => ({ apps: [app], nextPageToken: pageSize === 1 ? "more" : "" }),
+    listApps: ({ pageSize }) => ({ apps, nextPageToken: pageSize === 1 ? "more" : "" }),
     getApp: ({ app: name }) => ({ ...app, name }),
     listVms: () => ({
       vms: [
@@ -189,6 +190,13 @@ test("lists are tables, or the answer itself with --json", async () => {
   };
   assert.deepEqual([json.apps[0]?.name, json.apps[0]?.state], ["web", "APP_STATE_SERVING"]);
   assert.match((await unkey({ home }, "apps", "other")).out, /^APP.*\nother /);
+  apps = ["half", "web", "other-half"].map((name) => (name === "web" ? app : { name, state: AppState.EMPTY }));
+  const empty = await unkey({ home }, "apps");
+  assert.match(empty.out, /^half +empty +0 +-/m);
+  assert.equal(
+    empty.err,
+    "Nothing of half and 1 more has served yet. Why: unkey deployments --app half   Remove it: unkey delete half\n",
+  );
   const { out: vms } = await unkey({ home }, "vms");
   assert.match(vms, /^vm_1 {2}web +stopped .* exit code 3$/m);
   assert.match(vms, /^vm_2 {2}app_2 +stopped /m, "an app that has no name here");

@@ -1,4 +1,4 @@
-import { type App, AppSchema, AppStateSchema, ListAppsResponseSchema } from "@unkey/api/gateway";
+import { type App, AppSchema, AppState, AppStateSchema, ListAppsResponseSchema } from "@unkey/api/gateway";
 import type { ApiFlags } from "../../command.ts";
 import { openGateway } from "../../connection/open.ts";
 import type { CliContext } from "../../context.ts";
@@ -42,4 +42,15 @@ export function printApps(context: CliContext, apps: readonly App[]): void {
     ],
   }));
   context.out.write(renderTable(context.out, columns, rows));
+  noteEmpty(context, apps);
+}
+
+/** Says on stderr what to do about apps that never served. */
+function noteEmpty(context: CliContext, apps: readonly App[]): void {
+  const [first, ...others] = apps.filter(({ state }) => state === AppState.EMPTY);
+  if (first === undefined) return;
+  const which = others.length === 0 ? first.name : `${first.name} and ${others.length} more`;
+  context.err.write(
+    `Nothing of ${which} has served yet. Why: unkey deployments --app ${first.name}   Remove it: unkey delete ${first.name}\n`,
+  );
 }
