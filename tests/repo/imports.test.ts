@@ -27,7 +27,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   "packages/testkit": ["api", "base", "model", "daemon", "pki", "rpc", ...ports, "guest"],
   guest: ["base"],
   "services/assetmanagerd": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
-  "services/builderd": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
+  "services/builderd": ["api", "base", "model", "daemon", "rpc", "pki", ...ports, "erofs"],
   "services/metald": ["api", "base", "model", "daemon", "rpc", "pki", ...ports, "guest", "erofs"],
   "services/billaged": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],
   "services/billing-aggregator": ["api", "base", "model", "daemon", "rpc", "pki", ...ports],

@@ -1,5 +1,5 @@
 export { blockBytes, fileDataOf, maxInlineTailBytes } from "./format.ts";
-export { readDeviceTable } from "./read-device-table.ts";
+export { deviceTableOf, readDeviceTable } from "./read-device-table.ts";
 export type {
   ErofsDevice,
   ErofsDirectory,

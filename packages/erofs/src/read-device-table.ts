@@ -12,18 +12,25 @@ import {
 } from "./format.ts";
 import type { ErofsDevice } from "./tree.ts";
 
-/**
- * The devices that an image's files have blocks in, in the order in which they are attached; none for an image that is
- * whole. Reads one block and trusts none of it. Throws an Error saying why a file is no EROFS image as `writeErofs` makes them.
- */
+/** The device table of the image at `path`. Throws an Error saying why a file is no EROFS image as `writeErofs` makes them. */
 export async function readDeviceTable(path: string): Promise<readonly ErofsDevice[]> {
   const block = Buffer.alloc(blockBytes);
   await using file = await open(path);
   for (let held = 0; held < blockBytes; ) {
     const { bytesRead } = await file.read(block, held, blockBytes - held, held);
-    if (bytesRead === 0) throw new Error("no EROFS image: it is shorter than a superblock's block");
+    if (bytesRead === 0) return deviceTableOf(block.subarray(0, held));
     held += bytesRead;
   }
+  return deviceTableOf(block);
+}
+
+/**
+ * The devices that an image's files have blocks in, in the order in which they are attached; none for an image that is
+ * whole. `head` is the image's start, a block of it or more, and is not trusted. Throws an Error as `readDeviceTable` does.
+ */
+export function deviceTableOf(head: Uint8Array): readonly ErofsDevice[] {
+  if (head.length < blockBytes) throw new Error("no EROFS image: it is shorter than a superblock's block");
+  const block = Buffer.from(head.subarray(0, blockBytes)); // a copy: the checksum is counted without itself
   const at = superblockOffset;
   if (block.readUInt32LE(at) !== magic) throw new Error("no EROFS image: it has another magic number");
   const checksum = block.readUInt32LE(at + 4);

@@ -1,5 +1,9 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Readable } from "node:stream";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { AssetKind, AssetService, UploadHeaderSchema } from "@unkey/api/asset";
@@ -7,6 +11,7 @@ import { type SigningKey, verifyProvenance } from "@unkey/attest";
 import { PackageScan } from "@unkey/attest/packages";
 import { makeSigningKey } from "@unkey/attest/testing";
 import { isServiceError, newId, ServiceError, systemClock } from "@unkey/base";
+import { writeErofs } from "@unkey/erofs";
 import { inMemoryClient } from "@unkey/rpc";
 import { RpcStatementAssets } from "../src/adapters/rpc-statement-assets.ts";
 import { SigningAttester } from "../src/attest/signing-attester.ts";
@@ -22,6 +27,24 @@ const builderId = "spiffe://unkey.test/builderd";
 const digestOf = (bytes: Uint8Array) => `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
 const artifact = (text: string) => ({ digest: digestOf(Buffer.from(text)), sizeBytes: text.length });
 
+/** The content of a layer with one file of one block, and a root filesystem of that file. */
+const partBytes = Buffer.alloc(4096, "part");
+const treeImage = await (async () => {
+  const directory = await mkdtemp(join(tmpdir(), "attest-"));
+  try {
+    const metadata = { mode: 0o755, uid: 0, gid: 0, mtimeNs: 0n, xattrs: new Map<string, Buffer>() };
+    const file = { kind: "file", metadata, sizeBytes: 4096, place: { device: 0, block: 0 } } as const;
+    const root = { kind: "directory", metadata, children: new Map([["file", { node: file }]]) } as const;
+    const imagePath = join(directory, "image");
+    const devices = [{ digest: digestOf(partBytes).slice("sha256:".length), blockCount: 1 }];
+    const content = Readable.from([]);
+    await writeErofs({ root, files: [file], devices, content, imagePath, identity: "test", signal });
+    return await readFile(imagePath);
+  } finally {
+    await rm(directory, { recursive: true });
+  }
+})();
+
 /** A tenant's root filesystem in a store, and what attests and verifies it. */
 class Bed {
   readonly assets = new MemoryAssets();
@@ -31,17 +54,20 @@ class Bed {
   key: SigningKey = makeSigningKey();
   trusted = [this.key.verificationKey];
 
+  readonly part: StoredAsset;
+
   constructor() {
-    const bytes = Buffer.from("a root filesystem");
-    const header = create(UploadHeaderSchema, {
-      tenantId: this.tenantId,
-      name: "app",
-      kind: AssetKind.ROOTFS,
-      digest: digestOf(bytes),
-      sizeBytes: BigInt(bytes.length),
-    });
-    this.rootfs = { assetId: newId("asset"), header, bytes, partIds: [] };
-    this.assets.stored.push(this.rootfs);
+    this.part = this.#stored(AssetKind.LAYER, partBytes, []);
+    this.rootfs = this.#stored(AssetKind.ROOTFS, treeImage, [this.part.assetId]);
+  }
+
+  #stored(kind: AssetKind, bytes: Buffer, partIds: readonly string[]): StoredAsset {
+    const { tenantId } = this;
+    const sizeBytes = BigInt(bytes.length);
+    const header = create(UploadHeaderSchema, { tenantId, name: "app", kind, digest: digestOf(bytes), sizeBytes });
+    const asset = { assetId: newId("asset"), header, bytes, partIds };
+    this.assets.stored.push(asset);
+    return asset;
   }
 
   get #deps() {
@@ -136,6 +162,7 @@ class Bed {
 const whole = {
   "root filesystem": "holds",
   "root filesystem bytes": "holds",
+  "root filesystem parts": "holds",
   "provenance signature": "holds",
   "provenance subject": "holds",
   image: "holds",
@@ -197,12 +224,12 @@ test("an attempt that died before either asset, between them or after them is co
     else {
       // The first upload that is not to be survived fails as the process would.
       bed.assets.beforeUpload = async () => {
-        if (bed.assets.stored.length > survives) throw new ServiceError("INTERNAL", "killed");
+        if (bed.assets.stored.length > 1 + survives) throw new ServiceError("INTERNAL", "killed");
       };
       await assert.rejects(bed.attester.attest(bed.request(build), signal), /killed/);
       bed.assets.beforeUpload = async () => {};
     }
-    assert.equal(bed.assets.stored.length, 1 + survives);
+    assert.equal(bed.assets.stored.length, 2 + survives);
     const again = await bed.completed(build);
     assert.equal(bed.stored(AssetKind.SBOM).length, 1);
     assert.equal(bed.stored(AssetKind.PROVENANCE).length, 1);
@@ -256,12 +283,12 @@ test("a cached result holds only while all three assets are there and the key is
 test("each link breaks by itself, and says how", async () => {
   const bed = new Bed();
   const build = await bed.completed();
-  const change = (asset: StoredAsset | undefined, bytes: Buffer): (() => void) => {
-    assert.ok(asset !== undefined);
-    const at = bed.assets.stored.indexOf(asset);
-    bed.assets.stored[at] = { ...asset, bytes };
-    return () => void (bed.assets.stored[at] = asset);
+  const replaceWith = (changed: StoredAsset): (() => void) => {
+    const at = bed.assets.stored.findIndex(({ assetId }) => assetId === changed.assetId);
+    const [before = assert.fail()] = bed.assets.stored.splice(at, 1, changed);
+    return () => void bed.assets.stored.splice(at, 1, before);
   };
+  const change = (asset: StoredAsset | undefined, bytes: Buffer) => replaceWith({ ...(asset ?? assert.fail()), bytes });
   const remove = (kind: AssetKind): (() => void) => {
     const before = [...bed.assets.stored];
     bed.assets.stored.splice(0, Infinity, ...before.filter(({ header }) => header.kind !== kind));
@@ -272,8 +299,20 @@ test("each link breaks by itself, and says how", async () => {
 
   let restore = change(bed.rootfs, Buffer.from("another"));
   let found = await broken(bed.links(build));
-  assert.deepEqual(Object.keys(found), ["root filesystem bytes"]);
+  assert.deepEqual(Object.keys(found), ["root filesystem bytes", "root filesystem parts"]);
   assert.match(found["root filesystem bytes"] ?? "", /the stored bytes have the digest sha256:/);
+  assert.match(found["root filesystem parts"] ?? "", /^not checked: the root filesystem's bytes/);
+  restore();
+
+  restore = change(bed.part, Buffer.alloc(4096, "other"));
+  found = await broken(bed.links(build));
+  assert.deepEqual(Object.keys(found), ["root filesystem parts"]);
+  assert.match(found["root filesystem parts"] ?? "", /the bytes of asset_\w+ have the digest sha256:/);
+  restore();
+
+  restore = replaceWith({ ...bed.rootfs, partIds: [] });
+  found = await broken(bed.links(build));
+  assert.match(found["root filesystem parts"] ?? "", /^it names sha256:\w+, and is stored with none$/);
   restore();
 
   restore = change(bed.stored(AssetKind.SBOM)[0], Buffer.from("{}"));

@@ -135,8 +135,9 @@ export class MemoryAssets {
   #messageOf({ assetId, header, partIds }: StoredAsset) {
     const { tenantId, name, kind, digest, sizeBytes, labels, attachedTo } = header;
     const parts = partIds.map((partId) => {
-      const isHere = this.stored.some((one) => one.assetId === partId);
-      return { assetId: partId, state: isHere ? AssetState.AVAILABLE : AssetState.ERROR };
+      const part = this.stored.find((one) => one.assetId === partId);
+      const state = part === undefined ? AssetState.ERROR : AssetState.AVAILABLE;
+      return { assetId: partId, digest: part?.header.digest ?? "", state };
     });
     const state = AssetState.AVAILABLE;
     return { assetId, tenantId, name, kind, digest, sizeBytes, labels, attachedTo, state, parts };

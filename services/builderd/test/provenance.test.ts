@@ -74,7 +74,7 @@ test("a build leaves signed provenance and its packages, verifies link by link, 
     [],
   );
   assert.equal(verified, true);
-  assert.equal(links.length, 8);
+  assert.equal(links.length, 9);
   await assert.rejects(builder.as(newId("tenant")).verifyBuild({ tenantId: newId("tenant"), buildId: made.buildId }));
 
   const again = await build(builder, tenantId, request);

@@ -13,8 +13,17 @@ import {
   type TenantId,
 } from "@unkey/base";
 import { callOptions } from "@unkey/rpc";
-import type { NewStatement, StatementAsset, StatementAssets, StatementKind } from "../attest/statement-assets.ts";
+import type {
+  NewStatement,
+  ReadBytes,
+  RootfsAsset,
+  StatementAsset,
+  StatementAssets,
+  StatementKind,
+} from "../attest/statement-assets.ts";
 
+/** Of an EROFS image the block with its superblock. */
+const headBytes = 4096;
 const callTimeoutMs = 30_000;
 const attempts = 4;
 const backoff = { baseMs: 250, maxMs: 5_000 };
@@ -31,14 +40,19 @@ export class RpcStatementAssets implements StatementAssets {
     this.#clock = clock;
   }
 
-  async rootfs(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<StatementAsset | undefined> {
+  async rootfs(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<RootfsAsset | undefined> {
     try {
       const asset = await this.#client.getAsset(
         { tenantId, assetId },
         callOptions({ signal, timeoutMs: callTimeoutMs }),
       );
       const isWhole = [asset, ...asset.parts].every(({ state }) => state === AssetState.AVAILABLE);
-      return isWhole && asset.kind === AssetKind.ROOTFS ? statementOf(asset) : undefined;
+      if (!isWhole || asset.kind !== AssetKind.ROOTFS) return undefined;
+      const parts = asset.parts.map(({ assetId: partId, digest }) => ({
+        assetId: parseId("asset", partId, "parts.asset_id"),
+        digest,
+      }));
+      return { ...statementOf(asset), parts };
     } catch (error) {
       if (isServiceError(error) && error.code === "not_found") return undefined;
       throw error;
@@ -69,12 +83,16 @@ export class RpcStatementAssets implements StatementAssets {
     return Buffer.concat(chunks);
   }
 
-  async hash(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<string> {
+  async readAgain(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<ReadBytes> {
     const hash = createHash("sha256");
+    const head = Buffer.alloc(headBytes);
+    let bytes = 0;
     for await (const { chunk } of this.#client.downloadAsset({ tenantId, assetId }, callOptions({ signal }))) {
       hash.update(chunk);
+      if (bytes < headBytes) head.set(chunk.subarray(0, headBytes - bytes), bytes);
+      bytes += chunk.length;
     }
-    return `sha256:${hash.digest("hex")}`;
+    return { digest: `sha256:${hash.digest("hex")}`, head: head.subarray(0, bytes) };
   }
 
   async store(statement: NewStatement, signal: AbortSignal): Promise<StatementAsset> {

@@ -8,6 +8,18 @@ export interface StatementAsset {
   readonly sizeBytes: number;
 }
 
+export interface RootfsAsset extends StatementAsset {
+  /** Assets that it is made of, in its order. */
+  readonly parts: readonly { readonly assetId: AssetId; readonly digest: string }[];
+}
+
+/** What an asset's bytes are as they are read now. */
+export interface ReadBytes {
+  readonly digest: string;
+  /** The first 4 KiB. */
+  readonly head: Buffer;
+}
+
 export interface NewStatement {
   readonly tenantId: TenantId;
   /** The root filesystem that it describes. */
@@ -19,8 +31,8 @@ export interface NewStatement {
 
 /** Assets that describe a root filesystem. */
 export interface StatementAssets {
-  /** The root filesystem, when it can be used. */
-  rootfs(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<StatementAsset | undefined>;
+  /** The root filesystem, when it and its parts can be used. */
+  rootfs(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<RootfsAsset | undefined>;
   /** Those of the kind that can be used, newest first; at most some dozen. */
   attached(
     tenantId: TenantId,
@@ -30,7 +42,7 @@ export interface StatementAssets {
   ): Promise<StatementAsset[]>;
   /** Throws ASSET_TOO_LARGE beyond `maxBytes`, and what assetmanagerd throws. */
   read(tenantId: TenantId, assetId: AssetId, maxBytes: number, signal: AbortSignal): Promise<Buffer>;
-  /** The digest of the bytes as they are read now. Throws what assetmanagerd throws, ASSET_CORRUPT among it. */
-  hash(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<string>;
+  /** Reads all of it. Throws what assetmanagerd throws, ASSET_CORRUPT among it. */
+  readAgain(tenantId: TenantId, assetId: AssetId, signal: AbortSignal): Promise<ReadBytes>;
   store(statement: NewStatement, signal: AbortSignal): Promise<StatementAsset>;
 }

@@ -8,6 +8,7 @@ import {
   verifyProvenance,
 } from "@unkey/attest";
 import { type AssetId, isServiceError, ServiceError } from "@unkey/base";
+import { deviceTableOf } from "@unkey/erofs";
 import type { Build } from "../domain/build.ts";
 import { type BuildPolicy, type SignatureRule, signatureRulesFor } from "../domain/policy.ts";
 import type { RulesSource } from "../ports.ts";
@@ -69,11 +70,25 @@ export class BuildVerifier {
       if (asset === undefined) return broken(`${rootfsAssetId} is not there any more`);
       return [`${rootfsAssetId} is ${asset.digest}`, asset];
     });
-    await check("root filesystem bytes", async () => {
+    const head = await check("root filesystem bytes", async () => {
       const { digest } = needed(rootfs, "there is no root filesystem");
-      const read = await assets.hash(tenantId, rootfsAssetId, signal);
-      if (read !== digest) return broken(`the stored bytes have the digest ${read}, not ${digest}`);
-      return [`read again: ${read}`, undefined];
+      const read = await assets.readAgain(tenantId, rootfsAssetId, signal);
+      if (read.digest !== digest) return broken(`the stored bytes have the digest ${read.digest}, not ${digest}`);
+      return [`read again: ${read.digest}`, read.head];
+    });
+    await check("root filesystem parts", async () => {
+      const { parts } = needed(rootfs, "there is no root filesystem");
+      const named = partsNamedBy(build, needed(head, "the root filesystem's bytes cannot be trusted"));
+      const stored = parts.map(({ digest }) => digest);
+      if (named.join() !== stored.join()) {
+        return broken(`it names ${named.join(", ") || "no parts"}, and is stored with ${stored.join(", ") || "none"}`);
+      }
+      for (const { assetId, digest } of parts) {
+        const read = await assets.readAgain(tenantId, assetId, signal);
+        if (read.digest !== digest)
+          return broken(`the bytes of ${assetId} have the digest ${read.digest}, not ${digest}`);
+      }
+      return [named.length === 0 ? "it has none" : `it names them, read again: ${named.join(", ")}`, undefined];
     });
     const envelope = await check("provenance signature", async () => {
       const bytes = await this.#readProvenance(build, rootfsAssetId, signal);
@@ -127,6 +142,16 @@ export class BuildVerifier {
     if (digest !== stated.sbomDigest) return broken(`the provenance names ${stated.sbomDigest}, stored is ${digest}`);
     const document = JSON.parse(bytes.toString("utf8")) as { spdxVersion?: string; packages?: readonly unknown[] };
     return `${document.spdxVersion ?? "?"}, ${(document.packages?.length ?? 1) - 1} packages, ${digest}`;
+  }
+}
+
+/** Digests of the parts that a root filesystem's own bytes name. */
+function partsNamedBy({ request }: Build, head: Buffer): string[] {
+  if (request.format !== "erofs") return [];
+  try {
+    return deviceTableOf(head).map(({ digest }) => `sha256:${digest}`);
+  } catch (error) {
+    return broken(error instanceof Error ? error.message : String(error));
   }
 }
 
