@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { errorCatalogue } from "@unkey/base";
+import { cliFields, cliNextSteps } from "./connection/cli-words.ts";
 import { routes } from "./routes.ts";
 
 type Target = ReturnType<typeof routes.getAllEntries>[number]["target"];
@@ -26,8 +27,27 @@ test("every command takes --json", () => {
   );
 });
 
-test("every command that the error catalogue names exists", () => {
-  const named = Object.entries(errorCatalogue).flatMap(([reason, { nextStep }]) =>
+test("every flag that a next step or a field is called by exists", () => {
+  const flags = [...Object.values(cliNextSteps), ...Object.values(cliFields)].flatMap((words) =>
+    Array.from(words.matchAll(/--([a-z-]+)/g), (match) => match[1] ?? ""),
+  );
+  assert.ok(flags.length > 10);
+  const commands = [...shownCommands(routes)];
+  for (const flag of new Set(flags).difference(new Set(["help"]))) {
+    const name = flag.replaceAll(/-([a-z])/g, (_dash, letter: string) => letter.toUpperCase());
+    assert.ok(
+      commands.some(([, target]) => "usesFlag" in target && target.usesFlag(name, "original")),
+      `no command takes --${flag}`,
+    );
+  }
+});
+
+test("every command that a next step names exists", () => {
+  const nextSteps: Array<[string, string]> = [
+    ...Object.entries(errorCatalogue).map(([reason, { nextStep }]): [string, string] => [reason, nextStep]),
+    ...Object.entries(cliNextSteps),
+  ];
+  const named = nextSteps.flatMap(([reason, nextStep]) =>
     Array.from(nextStep.matchAll(/`unkey ([^`]+)`/g), (match) => ({ reason, words: (match[1] ?? "").split(" ") })),
   );
   assert.ok(named.length > 5);

@@ -123,7 +123,7 @@ test("a server of another authority is not trusted, and the key is not sent", as
   assert.equal(asked, 0);
 });
 
-test("a refusal keeps the service's words, next step and class", async () => {
+test("a refusal keeps its class, in words of this command line", async () => {
   await using folder = await temporaryFolder();
   await using _gateway = await scriptedGateway(folder.path, {
     getVm: () => {
@@ -143,7 +143,10 @@ test("a refusal keeps the service's words, next step and class", async () => {
   const bad = await unkey({ home }, "vms", "show", "x");
   assert.deepEqual(
     [bad.exitCode, bad.err],
-    [2, "error: vm_id: bad\nnext:  Correct the field that the message names and send it again.\n"],
+    [
+      2,
+      "error: the VM's id: bad\nnext:  Correct what the message names and run the command again; --help shows what it takes.\n",
+    ],
   );
   assert.equal((await unkey({ home }, "vms", "pause", "x")).exitCode, 4);
   assert.equal((await unkey({ home }, "vms", "stop", "x")).exitCode, 3);
@@ -156,7 +159,7 @@ test("a wrong key is exit code 4", async () => {
   await using _gateway = await scriptedGateway(folder.path, {});
   const run = await unkey({ home: folder.path, env: { UNKEY_API_KEY: "uk_wrong_0123456789" } }, "apps");
   assert.equal(run.exitCode, 4);
-  assert.match(run.err, /this key is not known\nnext: {2}Present a valid credential/);
+  assert.match(run.err, /this key is not known\nnext: {2}Give a valid API key/);
 });
 
 test("lists are tables, or the answer itself with --json", async () => {

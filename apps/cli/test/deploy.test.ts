@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
 import { DeploymentState, StepState } from "@unkey/api/gateway";
+import { errorCatalogue } from "@unkey/base";
 import { Interrupted } from "../src/failure.ts";
 import { temporaryFolder, unkey } from "./run.ts";
 import { refusal, scriptedGateway, scriptedKey } from "./scripted-gateway.ts";
@@ -128,6 +129,54 @@ test("a failed deployment shows how the program ended, its last lines and the ne
       "",
     ].join("\n"),
   );
+});
+
+test("what the API says in words of the API is said in words of this command line", async () => {
+  await using folder = await temporaryFolder();
+  let refused = refusal("INVALID_REQUEST", "vm_count: must be at most 3 [uint32.lte]");
+  await using _gateway = await scriptedGateway(folder.path, {
+    createDeployment: ({ image }) => {
+      if (image?.source.value === "fails") return running;
+      throw refused;
+    },
+    async *watchDeployment() {
+      const { nextStep } = errorCatalogue.CREDENTIALS_LOST;
+      const failure = { step: "build", reason: "CREDENTIALS_LOST", message: "the gateway forgot the login", nextStep };
+      yield { ...running, state: DeploymentState.FAILED, failure };
+    },
+  });
+  const run = async (...argv: string[]): Promise<string> => (await unkey({ home: folder.path }, "deploy", ...argv)).err;
+  assert.equal(
+    await run("registry.example/app:1"),
+    "error: --vms: must be at most 3\nnext:  Correct what the message names and run the command again; --help shows what it takes.\n",
+  );
+  refused = refusal("EXCEEDS_HOSTS", "the largest host has 2 vCPU");
+  assert.match(await run("registry.example/app:1"), /\nnext: {2}Ask for less with --memory, --vcpus or --disk/);
+  assert.match(
+    await run("fails"),
+    /^error: build failed: the gateway forgot the login\nnext: {2}Deploy again with --registry/,
+  );
+  assert.match(
+    await run("app:1", "--health-path", "nope"),
+    /^error: --health-path: "nope" is no path: it begins with \//,
+  );
+  refused = refusal("INVALID_REQUEST", "image.reference: must be at most 512 characters");
+  assert.match(await run("x".repeat(600)), /^error: the image: must be at most 512 characters\n/);
+});
+
+test("a deployment that is not there does not go on without us", async () => {
+  await using folder = await temporaryFolder();
+  await using _gateway = await scriptedGateway(folder.path, {
+    watchDeployment() {
+      throw refusal("DEPLOYMENT_NOT_FOUND", "the tenant has no deployment dep_2");
+    },
+  });
+  const run = await unkey({ home: folder.path }, "deployments", "watch", "dep_2");
+  assert.equal(
+    run.err,
+    "error: the tenant has no deployment dep_2\nnext:  List the deployments with `unkey deployments`.\n",
+  );
+  assert.equal(run.exitCode, 3);
 });
 
 test("a watch that breaks is opened again; the deployment is not asked for twice", async () => {

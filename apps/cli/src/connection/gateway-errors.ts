@@ -3,6 +3,7 @@ import { ErrorInfoSchema } from "@unkey/api/common";
 import { type ErrorCode, type ErrorReason, errorCatalogue } from "@unkey/base";
 import { CliFailure, exitCodeOf, exitCodes } from "../failure.ts";
 import { plain } from "../render/terminal.ts";
+import { messageHere, nextStepHere } from "./cli-words.ts";
 
 /** True when the same request may be sent again: nobody took it, or the connection was lost on the way. */
 export function isConnectionTrouble(error: unknown): boolean {
@@ -25,8 +26,9 @@ export function isNobodyThere(error: unknown): boolean {
 export function gatewayFailure(error: ConnectError, origin: string, caFile: string | undefined): CliFailure {
   const info = error.findDetails(ErrorInfoSchema)[0];
   if (info !== undefined) {
-    return new CliFailure(plain(error.rawMessage), {
-      nextStep: plain(info.nextStep) || "Read the message; `unkey dev status` shows what is down.",
+    return new CliFailure(messageHere(plain(error.rawMessage)), {
+      nextStep:
+        nextStepHere(info.reason, plain(info.nextStep)) || "Read the message; `unkey dev status` shows what is down.",
       reason: info.reason,
       exitCode: exitCodeOf(codeOf(error.code)),
       cause: error,
@@ -83,9 +85,9 @@ function connectionFailure(error: ConnectError, origin: string): CliFailure | un
 
 function bareFailure(error: ConnectError): CliFailure {
   const code = codeOf(error.code);
-  const entry = errorCatalogue[code === "deadline_exceeded" ? "DEADLINE_EXCEEDED" : fallbackReasons[code]];
+  const reason = fallbackReasons[code];
   return new CliFailure(plain(error.rawMessage), {
-    nextStep: entry.nextStep,
+    nextStep: nextStepHere(reason, errorCatalogue[reason].nextStep),
     exitCode: exitCodeOf(code),
     cause: error,
   });

@@ -5,9 +5,10 @@ import {
   type DeploymentStep,
   StepStateSchema,
 } from "@unkey/api/gateway";
+import { nextStepHere } from "../connection/cli-words.ts";
 import type { Gateway } from "../connection/gateway.ts";
 import type { CliContext } from "../context.ts";
-import { CliFailure, Interrupted } from "../failure.ts";
+import { CliFailure, exitCodes, Interrupted } from "../failure.ts";
 import { exitText } from "../render/exit-status.ts";
 import { enumWord, printJsonLine } from "../render/messages.ts";
 import type { Step, StepList, StepState } from "../render/step-list.ts";
@@ -32,6 +33,8 @@ export async function followDeployment(
   } catch (error) {
     if (error instanceof Interrupted) throw new Interrupted(detachedHint(deploymentId));
     if (!(error instanceof CliFailure)) throw error;
+    const isNone = error.exitCode === exitCodes.notFound || error.exitCode === exitCodes.usage;
+    if (last === undefined && isNone) throw error;
     const { exitCode, nextStep, reason } = error;
     throw new CliFailure(`${error.message}; the deployment goes on without us`, {
       exitCode,
@@ -79,7 +82,9 @@ export function deploymentFailure(deployment: Deployment): CliFailure {
   const what = `${failure?.step ?? "deployment"} failed: ${plain(failure?.message ?? "no reason was given")}`;
   // The gateway's sentence may name it already.
   return new CliFailure(what.includes(exit) ? what : `${what.replace(/[.]$/, "")} (${exit})`, {
-    nextStep: plain(failure?.nextStep ?? "") || `Look at \`unkey deployments show ${deploymentId}\`.`,
+    nextStep:
+      nextStepHere(failure?.reason ?? "", plain(failure?.nextStep ?? "")) ||
+      `Look at \`unkey deployments show ${deploymentId}\`.`,
     ...(failure === undefined ? {} : { reason: failure.reason }),
     evidence: (failure?.lastLines ?? []).map(plain),
   });

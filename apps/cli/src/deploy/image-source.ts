@@ -1,5 +1,6 @@
 import { closeSync, existsSync, openSync, readSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { isErrno } from "@unkey/base";
 import { CliFailure, exitCodes, usageFailure } from "../failure.ts";
 
 /** What `unkey deploy` was given. */
@@ -20,7 +21,7 @@ export type LocalImage = Extract<ImageSource, { kind: "archive" | "layout" }>;
  */
 export function imageSource(argument: string, cwd: string, file?: string): ImageSource {
   const path = resolve(cwd, argument);
-  const stat = statSync(path, { throwIfNoEntry: false });
+  const stat = statOf(path);
   if (stat?.isDirectory()) return directory(argument, path, file === undefined ? undefined : resolve(cwd, file));
   if (stat?.isFile()) return archive(argument, path);
   if (stat !== undefined) {
@@ -39,6 +40,15 @@ export function imageSource(argument: string, cwd: string, file?: string): Image
     throw usageFailure(`"${argument}" is no image reference`, "Write it like registry.example/app:tag.");
   }
   return { kind: "reference", reference: argument };
+}
+
+function statOf(path: string) {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    if (isErrno(error, "ENAMETOOLONG")) return undefined; // no path; the platform says what it thinks of the name
+    throw error;
+  }
 }
 
 /** A layout is an image already, so it is not built, unless a Dockerfile is named. */

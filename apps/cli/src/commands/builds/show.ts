@@ -1,6 +1,7 @@
 import { type Build, BuildSchema, BuildStateSchema, type BuildStep, RootfsFormatSchema } from "@unkey/api/builder";
 import { formatBytes } from "@unkey/base";
 import type { ApiFlags } from "../../command.ts";
+import { nextStepHere } from "../../connection/cli-words.ts";
 import { openGateway } from "../../connection/open.ts";
 import type { CliContext } from "../../context.ts";
 import { renderFields } from "../../render/fields.ts";
@@ -36,7 +37,7 @@ function fieldsOf(build: Build): Array<[string, string]> {
     ["created", instant(build.createdAtMs)],
     ...build.steps.map((step): [string, string] => [enumWord(BuildStateSchema, step.state), stepText(step)]),
     ["failure", failure === undefined ? "" : `${failure.message} (${failure.reason})`],
-    ["next", failure?.nextStep ?? ""],
+    ["next", failure === undefined ? "" : nextStepHere(failure.reason, failure.nextStep)],
   ];
 }
 

@@ -1,4 +1,4 @@
-import { mib } from "@unkey/base";
+import { mib, ServiceError } from "@unkey/base";
 import { apiFlags, command, text, word } from "../../command.ts";
 import { appName } from "../../deploy/app-name.ts";
 import { minMemoryBytes, sizeAtLeast } from "../../deploy/resources.ts";
@@ -76,7 +76,7 @@ export const deploy = command({
       },
       healthPath: {
         kind: "parsed",
-        parse: text,
+        parse: healthPath,
         brief: "Path that must answer below 500 (a TCP connection is enough without it)",
         optional: true,
         placeholder: "path",
@@ -134,3 +134,9 @@ export const deploy = command({
   },
   docs: { brief: "Turn an image into an app behind an https address" },
 });
+
+/** The API has the same rule; refused here before an image is uploaded. */
+function healthPath(input: string): string {
+  if (/^\/[!-~]*$/.test(input)) return input;
+  throw new ServiceError("INVALID_REQUEST", `--health-path: "${input}" is no path: it begins with / and has no blanks`);
+}

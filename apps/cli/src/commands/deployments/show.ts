@@ -1,6 +1,7 @@
 import { type Deployment, DeploymentSchema, DeploymentStateSchema } from "@unkey/api/gateway";
 import { formatBytes } from "@unkey/base";
 import type { ApiFlags } from "../../command.ts";
+import { nextStepHere } from "../../connection/cli-words.ts";
 import { openGateway } from "../../connection/open.ts";
 import type { CliContext } from "../../context.ts";
 import { toStep } from "../../deploy/follow.ts";
@@ -44,6 +45,6 @@ function fieldsOf(deployment: Deployment): Array<[string, string]> {
     ["failure", failure === undefined ? "" : `${failure.step}: ${failure.message} (${failure.reason})`],
     ["exit", exitText(failure?.exit)],
     ...(failure?.lastLines ?? []).map((line): [string, string] => ["", `| ${line}`]),
-    ["next", failure?.nextStep ?? ""],
+    ["next", failure === undefined ? "" : nextStepHere(failure.reason, failure.nextStep)],
   ];
 }
