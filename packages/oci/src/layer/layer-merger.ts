@@ -149,15 +149,11 @@ export class LayerMerger {
         }
         return { kind: entry.type, metadata, deviceMajor, deviceMinor };
       }
-      default:
-        return {
-          kind: "file",
-          metadata,
-          sizeBytes: entry.sizeBytes,
-          ...(entry.data === undefined ? {} : { data: entry.data }),
-          layer: this.#layer,
-          stored,
-        };
+      default: {
+        const { sizeBytes, data } = entry;
+        const file = { kind: "file", metadata, sizeBytes, layer: this.#layer, stored, place: undefined } as const;
+        return data === undefined ? file : { ...file, data };
+      }
     }
   }
 

@@ -25,7 +25,7 @@ export interface FileNode {
   readonly layer: number;
   readonly stored: StoredData;
   /** Set when the layer's content is a device of the image and the file has blocks in it. */
-  place?: { readonly device: number; readonly block: number };
+  place: { readonly device: number; readonly block: number } | undefined;
 }
 
 /** Bytes of the file that are stored: all but its holes. */

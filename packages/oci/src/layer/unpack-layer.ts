@@ -109,7 +109,8 @@ class LayerSink {
     this.#metadataBytes += entry.name.length + entry.linkName.length + xattrBytes(xattrs);
     this.#metadataBytes += (entry.data?.length ?? 0) * bytesPerRange;
     checkBytes("the layer's names and attributes are", this.#metadataBytes, limits.metadataBytes);
-    const kept = { ...entry, mtimeNs: clampTime(entry.mtimeNs), xattrs };
+    const mtimeNs = clampTime(entry.mtimeNs);
+    const kept = mtimeNs === entry.mtimeNs && xattrs === entry.xattrs ? entry : { ...entry, mtimeNs, xattrs };
     this.encoder.addEntry(kept);
     this.#contentLeft = contentBytesOf(kept);
     this.#padding = paddingOf(this.#contentLeft);

@@ -84,6 +84,26 @@ const paths: Record<string, Case> = {
     layers: [[symlink("a", "b"), symlink("b", "/c/.."), file("a/x")]],
     gives: { a: "-> b", b: "-> /c/..", c: "dir", x: '"x"' },
   },
+  "a name after its directory became a link": {
+    layers: [[dir("b"), dir("d/"), file("d/x"), symlink("d", "b"), file("d/y")]],
+    gives: { b: "dir", "b/y": '"x"', d: "-> b" },
+  },
+  "a name after the link to its directory leads elsewhere": {
+    layers: [[dir("a"), dir("b"), symlink("l", "a"), file("l/x"), symlink("l", "b"), file("l/y")]],
+    gives: { a: "dir", "a/x": '"x"', b: "dir", "b/y": '"x"', l: "-> b" },
+  },
+  "a name after its directory became a file": {
+    layers: [[dir("d/"), file("d/x"), file("d"), file("d/y")]],
+    ...invalid(/goes through "d", which is not a directory/),
+  },
+  "names in and out of directories in turn": {
+    layers: [[dir("./d/"), file("./d/x"), dir("./d/s/"), file("./d/s/y"), file("./d/z"), file("./dx"), file("./d/.h")]],
+    gives: { d: "dir", "d/.h": '"x"', "d/s": "dir", "d/s/y": '"x"', "d/x": '"x"', "d/z": '"x"', dx: '"x"' },
+  },
+  "a name after its directory was emptied": {
+    layers: [[file("d/x")], [file("d/n"), file(".wh.d"), file("d/m")]],
+    gives: { d: "dir", "d/m": '"x"', "d/n": '"x"' },
+  },
   "a name behind a link of a lower layer": {
     layers: [[dir("usr/lib"), symlink("lib", "usr/lib")], [file("lib/a")]],
     gives: { lib: "-> usr/lib", usr: "dir", "usr/lib": "dir", "usr/lib/a": '"x"' },

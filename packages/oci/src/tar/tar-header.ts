@@ -37,10 +37,12 @@ export function decodeHeader(block: Buffer): RawHeader {
   if (checksum !== unsigned && checksum !== signedChecksum(block, unsigned))
     throw new InvalidInput("a header's checksum is wrong");
 
-  const ustar = block.toString("latin1", 257, 263) === "ustar\0";
+  // "ustar", then a NUL; or as GNU and old tar wrote it, two spaces and a NUL.
+  const isTar = block.readUInt32BE(257) === 0x75737461 && block[261] === 0x72;
+  const ustar = isTar && block[262] === 0;
   const prefix = ustar ? decodeString(block, 345, 155) : "";
   const name = decodeString(block, 0, 100);
-  const known = ustar || block.toString("latin1", 257, 265) === "ustar  \0";
+  const known = ustar || (isTar && block[262] === 0x20 && block[263] === 0x20 && block[264] === 0);
   return {
     typeflag: String.fromCharCode(block.readUInt8(156)),
     name: prefix === "" ? name : `${prefix}/${name}`,
@@ -88,6 +90,7 @@ export function fitsOctal(value: number, width: number): boolean {
 }
 
 function decodeString(block: Buffer, offset: number, length: number): ByteString {
+  if (block[offset] === 0) return "";
   const end = block.indexOf(0, offset);
   return block.toString("latin1", offset, end < 0 || end > offset + length ? offset + length : end);
 }
