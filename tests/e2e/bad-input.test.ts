@@ -148,7 +148,7 @@ test("the command line shows a wrong registry password without the password", { 
   const { exitCode, out, err } = await runCli(platform, words, { UNKEY_REGISTRY_PASSWORD: wrongPassword });
   assert.equal(exitCode, 1, out + err);
   assert.match(err, /^error: build failed: the registry .* refuses the user name or password$/m);
-  assert.match(err, /^next: +Correct the registry user name or password\.$/m);
+  assert.match(err, /^next: +Correct --registry-user or the password in UNKEY_REGISTRY_PASSWORD\.$/m);
   assert.ok(!(out + err).includes(wrongPassword));
   await assertNothingLeft();
 });
