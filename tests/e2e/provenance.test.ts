@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { generateKeyPairSync } from "node:crypto";
+import { createHash, createPublicKey, generateKeyPairSync, verify } from "node:crypto";
 import { readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -25,10 +25,48 @@ test("`unkey build verify` shows every link of a deployed image", { skip: skipRe
     links: { name: string; holds: boolean; detail: string }[];
   }>(["build", "verify", build.buildId]);
   assert.equal(verified, true, JSON.stringify(links));
-  assert.equal(links.length, 8);
+  assert.equal(links.length, 9);
   assert.match(links.find(({ name }) => name === "provenance signature")?.detail ?? "", /signed with Ed25519/);
   const { mode } = await stat(join(platform.home, "pki/provenance/signing.key"));
   assert.equal(mode & 0o777, 0o600);
+});
+
+test("package list and envelope are handed out as they were stored, and what is signed can be checked without the platform", {
+  skip: skipReason,
+}, async () => {
+  const { builds } = await platform.json<{ builds: { buildId: string }[] }>(["builds"]);
+  const buildId = builds[0]?.buildId ?? "";
+  const file = join(platform.home, "envelope.json");
+  await platform.unkey(["builds", "provenance", buildId, "--output", file]);
+  const { payloadType, payload, signatures } = JSON.parse(await readFile(file, "utf8")) as {
+    payloadType: string;
+    payload: string;
+    signatures: { sig: string }[];
+  };
+  const statement = Buffer.from(payload, "base64");
+  const signed = Buffer.concat([
+    Buffer.from(`DSSEv1 ${payloadType.length} ${payloadType} ${statement.length} `),
+    statement,
+  ]);
+  const trusted = createPublicKey(await readFile(join(platform.home, "pki/provenance/trusted.pem")));
+  assert.ok(verify(null, signed, trusted, Buffer.from(signatures[0]?.sig ?? "", "base64")));
+  const { predicate } = JSON.parse(statement.toString()) as {
+    predicate: {
+      runDetails: {
+        metadata: { invocationId: string };
+        byproducts: { name: string; digest: { sha256: string } }[];
+      };
+    };
+  };
+  const { metadata, byproducts } = predicate.runDetails;
+  assert.equal(metadata.invocationId, buildId);
+  const list = (await platform.tryUnkey(["builds", "sbom", buildId])).stdout;
+  assert.equal((JSON.parse(list) as { spdxVersion: string }).spdxVersion, "SPDX-2.3");
+  const digest = createHash("sha256").update(list).digest("hex");
+  assert.equal(byproducts.find(({ name }) => name === "sbom")?.digest.sha256, digest);
+  const { status, stderr } = await platform.tryUnkey(["builds", "sbom", `${buildId.slice(0, -1)}x`]);
+  assert.equal(status, 3);
+  assert.match(stderr, /^error: the tenant has no build .*\nnext: {2}Check the id/);
 });
 
 test("a host that trusts another key runs what it runs, and boots nothing more of it", {
