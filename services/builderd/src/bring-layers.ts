@@ -34,18 +34,13 @@ export interface BringLayersOptions {
   /** Told once: every missing byte is here and is the image's. */
   readonly onAllFetched: () => Promise<void>;
   readonly onUnpacked: (bytes: number) => void;
+  /** A layer lies in the directory of that name, below `directory`. */
+  readonly onHere: (digest: Digest, name: string) => void;
+  /** Told before anything is fetched, and after each layer: how many are still to be unpacked. */
+  readonly onLeft: (layers: number) => void;
   /** Stores the content of a layer, at `path`, as a part; undefined when it is to be none. Layers are still coming meanwhile. */
   readonly storePart: (layer: LayerKey, path: string) => Promise<StoredPart | undefined>;
   readonly say: (text: string) => Promise<void>;
-}
-
-/** A layer and the name of its directory; one that the image has twice lies once. */
-export interface LayerPlace {
-  readonly digest: Digest;
-  readonly diffId: Digest;
-  readonly directory: string;
-  /** Of one that the image has twice the upper hides the lower: it alone has the part. */
-  readonly part: StoredPart | undefined;
 }
 
 interface Wanted {
@@ -55,10 +50,10 @@ interface Wanted {
 
 /**
  * Brings an image's layers into one directory: those of the cache that the tenant may have are linked, the others are unpacked while
- * they are fetched and stay in the cache. Each is stored as a part as soon as it is here, if it is to be one. Lowest first. Throws
- * what the source, the workers and `storePart` throw.
+ * they are fetched and stay in the cache. Each is stored as a part as soon as it is here, if it is to be one. Answers
+ * the parts of the layers, lowest first; of one that the image has twice the upper hides the lower and alone has it. Throws what the source, the workers and `storePart` throw.
  */
-export async function bringLayers(options: BringLayersOptions): Promise<LayerPlace[]> {
+export async function bringLayers(options: BringLayersOptions): Promise<(StoredPart | undefined)[]> {
   const { directory } = options;
   await mkdir(directory, { recursive: true, mode: 0o755 });
   const places = new Map<Digest, Wanted & { readonly last: number }>();
@@ -70,6 +65,7 @@ export async function bringLayers(options: BringLayersOptions): Promise<LayerPla
   const parts = new Map<Digest, Promise<StoredPart | undefined>>();
   const onHere = ({ layer: { descriptor, diffId }, slot }: Wanted): void => {
     const { digest } = descriptor;
+    options.onHere(digest, slot);
     if (!chosen.has(digest)) return;
     const part = options.storePart({ digest, diffId }, join(directory, slot, "content"));
     part.catch(() => undefined); // told below
@@ -78,12 +74,9 @@ export async function bringLayers(options: BringLayersOptions): Promise<LayerPla
   try {
     await bringEach(options, [...places.values()], onHere);
     return await Promise.all(
-      options.layers.map(async ({ descriptor: { digest }, diffId }, index) => {
-        const place = places.get(digest);
-        if (place === undefined) throw new Error(`the layer ${digest} has no place`);
-        const part = place.last === index ? await parts.get(digest) : undefined;
-        return { digest, diffId, directory: place.slot, part };
-      }),
+      options.layers.map(async ({ descriptor: { digest } }, index) =>
+        places.get(digest)?.last === index ? parts.get(digest) : undefined,
+      ),
     );
   } finally {
     await Promise.allSettled(parts.values()); // they read what the caller may remove now
@@ -108,6 +101,7 @@ async function bringEach(
   await say(`fetching ${missing.length} of ${wanted.length} layers, ${formatBytes(missingBytes)}`);
   await onMissing(missingBytes);
   linked.forEach(onHere);
+  options.onLeft(missing.length);
   if (missing.length === 0) await onAllFetched();
   else await fetchMissing(options, missing, missingBytes, onHere);
 }
@@ -122,6 +116,7 @@ async function fetchMissing(
   const byDigest = new Map(missing.map((one) => [one.layer.descriptor.digest, one]));
   const unpacked = new Map<Digest, number>();
   let whole = 0;
+  let left = missing.length;
   let toldAll: Promise<void> | undefined;
   /** Counts a layer when its last byte has come and its digest was right. */
   async function* counted(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
@@ -154,6 +149,7 @@ async function fetchMissing(
       unpacked.set(digest, sizeBytes);
       await cache.put(layer, user, made, join(directory, slot));
       onHere(one);
+      options.onLeft(--left);
       await rm(own, { recursive: true, force: true });
       await say(`unpacked ${shortDigest(digest)}, ${formatBytes(sizeBytes)}`);
     },

@@ -16,7 +16,7 @@ import {
   resolveUser,
 } from "@unkey/oci";
 import { checkSignatures } from "./attest/check-signatures.ts";
-import { bringLayers, type LayerPlace } from "./bring-layers.ts";
+import { bringLayers } from "./bring-layers.ts";
 import type { BuildFeed } from "./build-feed.ts";
 import {
   type Build,
@@ -30,6 +30,7 @@ import {
 import { type BuildPolicy, checkImageAllowed } from "./domain/policy.ts";
 import { commandOf, withHome } from "./domain/process.ts";
 import type { LayerCache } from "./layer-cache/layer-cache.ts";
+import { LayerFeed } from "./layer-feed.ts";
 import type {
   AssetRegistry,
   Attester,
@@ -41,7 +42,7 @@ import type {
 } from "./ports.ts";
 import { StepProgress } from "./step-progress.ts";
 import { type StoredPart, storePart } from "./store-part.ts";
-import type { Assembler, ImageWorkers } from "./worker/image-workers.ts";
+import { type ImageWorkers, parallelLayers, type RootfsInFile } from "./worker/image-workers.ts";
 
 export interface BuildRunnerDeps {
   readonly store: BuildStore;
@@ -138,58 +139,44 @@ export class BuildRunner {
     const name = `${build.buildId}-${build.attempts + 1}`;
     const scratch = join(scratchDirectory, name);
     const directory = join(scratch, "rootfs");
-    // Started with the last byte that is fetched, so that it is ready when the last layer is.
-    let starting: Promise<Assembler> | undefined;
-    const startAssembler = () => (starting ??= workers.startAssembler({ name: `${name}-rootfs`, directory }));
+    await using stack = new AsyncDisposableStack();
+    stack.defer(() => rm(scratch, { recursive: true, force: true }));
+    const feed = stack.use(
+      new LayerFeed(image.layers, () =>
+        workers.startAssembler({
+          name: `${name}-rootfs`,
+          directory,
+          layerCount: image.layers.length,
+          limits: policy.limits,
+          signal,
+          onBytes: (done, total) => progress.bytes(done, total),
+        }),
+      ),
+    );
     try {
       await mkdir(scratch, { recursive: true, mode: 0o700 });
-      const layers = await this.#bring(
-        progress,
-        source,
-        image,
-        { name, scratch, directory, policy, startAssembler },
-        signal,
-      );
+      const parts = await this.#bring(progress, source, image, { name, scratch, directory, policy, feed }, signal);
       await progress.move("extracting", "write");
-      const assembler = await startAssembler();
-      const rootfs = await assembler.assemble({
-        layers: layers.map(({ part, ...layer }) => ({
-          ...layer,
-          ...(part === undefined ? {} : { content: { digest: part.digest.slice("sha256:".length) } }),
-        })),
+      const rootfs = await feed.write({
+        parts: parts.map((part) => part?.digest),
         format: recipe.format,
         identity: rootfsIdentity(recipe, policy.setuid),
-        limits: policy.limits,
         setuid: policy.setuid,
-        signal,
-        onBytes: (done, total) => progress.bytes(done, total),
       });
       if (rootfs.droppedXattrs.length > 0) {
         await this.#say(build, `left out extended attributes: ${rootfs.droppedXattrs.join(", ")}`);
       }
       const { uid, gid, groups, home } = resolveUser(user, rootfs.passwd, rootfs.group);
       await progress.move("writing", "register");
-      const registered = await this.#register(
-        progress,
-        source,
-        manifest,
-        { recipe, rootfs, layers, signatures },
-        signal,
-      );
+      const made = { recipe, rootfs, parts: parts.filter((part) => part !== undefined), signatures };
       return {
-        ...registered,
+        ...(await this.#register(progress, source, manifest, made, signal)),
         process: { argv, env: withHome(env, home), workingDir, uid, gid, groups, stopSignal, exposedPorts },
       };
     } catch (error) {
       // The next build fetches them anew.
       if (isServiceError(error, "LAYER_CACHE_DAMAGED")) await this.#deps.layers.forget(image.layers);
       throw error;
-    } finally {
-      await starting?.then(
-        (assembler) => assembler[Symbol.asyncDispose](),
-        () => undefined, // told above
-      );
-      await rm(scratch, { recursive: true, force: true });
     }
   }
 
@@ -203,13 +190,13 @@ export class BuildRunner {
       readonly scratch: string;
       readonly directory: string;
       readonly policy: BuildPolicy;
-      readonly startAssembler: () => Promise<Assembler>;
+      readonly feed: LayerFeed;
     },
     signal: AbortSignal,
-  ): Promise<LayerPlace[]> {
+  ): Promise<(StoredPart | undefined)[]> {
     const { assets, layers: cache, workers, fetchQuota } = this.#deps;
     const { build } = progress;
-    const { name, scratch, directory, policy, startAssembler } = place;
+    const { name, scratch, directory, policy, feed } = place;
     let missing = 0;
     let fetched = 0;
     let unpacked = 0;
@@ -232,6 +219,11 @@ export class BuildRunner {
           build.request.format === "erofs"
             ? storePart(layer, path, { assets, cache, tenantId: build.tenantId, buildId: build.buildId, signal })
             : undefined,
+        onHere: (digest, slot) => feed.here(digest, slot),
+        onLeft: (left) => {
+          // It takes the place of a process that unpacks: no more of them at once than before.
+          if (left < parallelLayers) feed.start();
+        },
         onMissing: (bytes) => {
           missing = bytes;
           return fetchQuota.admitBytes(build, bytes);
@@ -241,7 +233,6 @@ export class BuildRunner {
           show();
         },
         onAllFetched: async () => {
-          startAssembler().catch(() => undefined); // told to whoever uses it
           await progress.move("pulling", "extract");
           isFetching = false;
           show();
@@ -263,17 +254,16 @@ export class BuildRunner {
     { digest: imageDigest, manifest }: ResolvedManifest,
     made: {
       readonly recipe: RootfsRecipe;
-      readonly rootfs: Awaited<ReturnType<Assembler["assemble"]>>;
-      readonly layers: readonly LayerPlace[];
+      readonly rootfs: RootfsInFile;
+      readonly parts: readonly StoredPart[];
       readonly signatures: AttestRequest["signatures"];
     },
     signal: AbortSignal,
   ): Promise<Omit<BuildResult, "process">> {
     const { assets, attester, clock } = this.#deps;
     const { build } = progress;
-    const { recipe, rootfs, signatures } = made;
+    const { recipe, rootfs, parts, signatures } = made;
     const { sizeBytes, imagePath: path } = rootfs;
-    const parts = made.layers.flatMap(({ part }) => (part === undefined ? [] : [part]));
     const partBytes = parts.reduce((sum, part) => sum + part.sizeBytes, 0);
     const { tenantId } = build;
     const { assetId, digest } = await assets.storeRootfs(

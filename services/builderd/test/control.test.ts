@@ -28,8 +28,9 @@ function gatedWorkers() {
       for (const name of ["index", "content", "tails"]) await writeFile(join(directory, name), "");
       return directory;
     },
-    startAssembler: async ({ directory }) => ({
-      assemble: async ({ signal, onBytes }) => {
+    startAssembler: async ({ directory, signal, onBytes }) => ({
+      add: () => undefined,
+      write: async () => {
         state.entered++;
         state.inside++;
         state.most = Math.max(state.most, state.inside);

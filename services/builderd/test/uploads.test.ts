@@ -18,8 +18,9 @@ const hanging: ImageWorkers = {
     for (const name of ["index", "content", "tails"]) await writeFile(join(directory, name), "");
     return directory;
   },
-  startAssembler: async () => ({
-    assemble: ({ signal }) =>
+  startAssembler: async ({ signal }) => ({
+    add: () => undefined,
+    write: () =>
       new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true })),
     [Symbol.asyncDispose]: async () => {},
   }),

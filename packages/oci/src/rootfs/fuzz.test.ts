@@ -9,9 +9,10 @@ import { mib, ServiceError } from "@unkey/base";
 import { digestHex, digestOf } from "../digest.ts";
 import { defaultImageLimits } from "../layer/limits.ts";
 import { unpackLayer } from "../layer/unpack-layer.ts";
+import { assembleLayers, type TestUnpackedLayer } from "../testing/assemble-layers.ts";
 import { checkErofs, needsErofsUtils } from "../testing/built-image.ts";
 import { paxEntry, paxHeader, setChecksum, type TarFixture, tarEntry } from "../testing/tar-fixture.ts";
-import { type AssembledRootfs, assembleRootfs, type UnpackedLayer } from "./assemble-rootfs.ts";
+import type { AssembledRootfs } from "./rootfs-assembly.ts";
 
 /*
  * Layers that are nearly right: valid archives of names, links and extensions that meet each other, then changed at one of
@@ -261,7 +262,7 @@ async function* chunksOf(dice: Dice, bytes: Buffer): AsyncGenerator<Buffer> {
 /** One random image, through both doors, into `scratch`. */
 async function build(dice: Dice, scratch: string): Promise<AssembledRootfs & { devicePaths: string[] }> {
   const signal = new AbortController().signal;
-  const layers: UnpackedLayer[] = [];
+  const layers: TestUnpackedLayer[] = [];
   const devicePaths: string[] = [];
   const attaches = dice.chance(50);
   for (let left = 1 + dice.roll(3); left > 0; left--) {
@@ -276,9 +277,9 @@ async function build(dice: Dice, scratch: string): Promise<AssembledRootfs & { d
     if (dice.spoils(6)) await damageFile(dice, join(directory, dice.pick(["index", "index", "tails"])));
     const isDevice = attaches && content.length > 0;
     if (isDevice) devicePaths.push(join(directory, "content"));
-    layers.push({ ...layer, ...(isDevice && { content: { digest: digestHex(digestOf(content)) } }) });
+    layers.push({ ...layer, ...(isDevice && { device: digestHex(digestOf(content)) }) });
   }
-  const image = await assembleRootfs({
+  const image = await assembleLayers({
     layers,
     imagePath: join(scratch, "image"),
     format: "erofs",

@@ -17,7 +17,7 @@ import { paxEntry, paxHeader, type TarFixture, tarEntry, tarOf } from "../testin
 import type { TreePolicy } from "./tree-policy.ts";
 
 /*
- * What becomes of layers, from plain to hostile: each case goes through unpackLayer and assembleRootfs, and either the image
+ * What becomes of layers, from plain to hostile: each case goes through unpackLayer and RootfsAssembly, and either the image
  * holds exactly `gives`, as the kernel shows it, or the build is `refused` for that reason. Paths below a directory that no
  * case describes appear as what was implied.
  */

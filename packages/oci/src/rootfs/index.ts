@@ -2,9 +2,10 @@
 export { type UnpackLayerOptions, unpackLayer } from "../layer/unpack-layer.ts";
 export {
   type AssembledRootfs,
-  type AssembleRootfsOptions,
-  assembleRootfs,
+  type AssemblyOptions,
+  RootfsAssembly,
   type RootfsFacts,
   type UnpackedLayer,
-} from "./assemble-rootfs.ts";
+  type WriteRootfsOptions,
+} from "./rootfs-assembly.ts";
 export type { TreePolicy } from "./tree-policy.ts";

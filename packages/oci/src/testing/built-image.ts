@@ -7,13 +7,9 @@ import { promisify } from "node:util";
 import { digestHex, digestOf } from "../digest.ts";
 import { defaultImageLimits, type ImageLimits } from "../layer/limits.ts";
 import { contentName, unpackLayer } from "../layer/unpack-layer.ts";
-import {
-  type AssembledRootfs,
-  type AssembleRootfsOptions,
-  assembleRootfs,
-  type UnpackedLayer,
-} from "../rootfs/assemble-rootfs.ts";
+import type { AssembledRootfs } from "../rootfs/rootfs-assembly.ts";
 import { type TarEntry, TarReader } from "../tar/tar-reader.ts";
+import { type AssembleLayersOptions, assembleLayers, type TestUnpackedLayer } from "./assemble-layers.ts";
 
 /** A layer as bytes: `stored` is what travels, `archive` what the image's config promises. */
 export interface TestLayer {
@@ -27,7 +23,7 @@ export interface BuiltImage extends AssembledRootfs {
   readonly devicePaths: readonly string[];
 }
 
-export interface ImageOptions extends Partial<Omit<AssembleRootfsOptions, "limits">> {
+export interface ImageOptions extends Partial<Omit<AssembleLayersOptions, "limits">> {
   readonly limits?: Partial<ImageLimits>;
   /** Which layers are devices of the image, of those that have content for one; none unless said. */
   readonly attach?: (layer: number) => boolean;
@@ -50,7 +46,7 @@ export async function withImage<Result>(
   const signal = options.signal ?? new AbortController().signal;
   const limits = { ...defaultImageLimits, ...options.limits };
   try {
-    const unpacked: UnpackedLayer[] = [];
+    const unpacked: TestUnpackedLayer[] = [];
     const devicePaths: string[] = [];
     for (const [index, { archive, stored = archive }] of layers.entries()) {
       const directory = await mkdtemp(join(scratch, "layer-"));
@@ -59,10 +55,10 @@ export async function withImage<Result>(
       const contentPath = join(directory, contentName);
       const content = attach(index) ? await readFile(contentPath) : Buffer.alloc(0);
       if (content.length > 0) devicePaths.push(contentPath);
-      unpacked.push({ ...layer, ...(content.length > 0 && { content: { digest: digestHex(digestOf(content)) } }) });
+      unpacked.push({ ...layer, ...(content.length > 0 && { device: digestHex(digestOf(content)) }) });
     }
     const imagePath = join(scratch, "image");
-    const image = await assembleRootfs({
+    const image = await assembleLayers({
       format: "erofs",
       identity: "test",
       policy: { setuid: "keep" },

@@ -3,10 +3,11 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { mib } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
-import type { ImageLimits, ResolvedImage } from "@unkey/oci";
+import type { Digest, ImageLimits, ResolvedImage } from "@unkey/oci";
 import type { SetuidPolicy } from "../domain/policy.ts";
-import type { Sandbox, SandboxedProcess } from "../sandbox/sandbox.ts";
-import type { AssembledRootfs, AssembleLayer } from "./messages.ts";
+import type { Sandbox } from "../sandbox/sandbox.ts";
+import { encodeFrame } from "./frames.ts";
+import type { AssembledRootfs, LayerStep, WriteStep } from "./messages.ts";
 import { misbehaved } from "./misbehaved.ts";
 import { runJob } from "./run-job.ts";
 
@@ -23,29 +24,39 @@ export interface UnpackOptions {
   readonly onBytes: (done: number) => void;
 }
 
-export interface AssembleOptions {
-  /** Lowest first; `directory` is below the assembler's `in`. */
-  readonly layers: readonly AssembleLayer[];
-  readonly format: "erofs" | "ext4";
-  /** Same layers and identity, same bytes. */
-  readonly identity: string;
+export interface AssemblerOptions {
+  readonly name: string;
+  /** It exists or its parent does, and holds at most `in`. */
+  readonly directory: string;
+  readonly layerCount: number;
   readonly limits: ImageLimits;
-  readonly setuid: SetuidPolicy;
   readonly signal: AbortSignal;
   readonly onBytes: (done: number, total: number) => void;
 }
+
+export interface RootfsOptions {
+  /** For each layer: the digest of its content, `sha256:<hex>`, when that is a part. */
+  readonly parts: readonly (string | undefined)[];
+  readonly format: "erofs" | "ext4";
+  /** Same layers, parts and identity, same bytes. */
+  readonly identity: string;
+  readonly setuid: SetuidPolicy;
+}
+
+export type RootfsInFile = AssembledRootfs & { readonly imagePath: string };
 
 /** Does what reads an image's bytes, where that can do no harm. What is made may be wrong, but is only the image's own. */
 export interface ImageWorkers {
   /** Answers the path of a complete layer directory, in `directory`. */
   unpackLayer(options: UnpackOptions): Promise<string>;
-  /** `name` is unique among jobs that run; `directory` exists or its parent does, and holds at most `in`. */
-  startAssembler(options: { readonly name: string; readonly directory: string }): Promise<Assembler>;
+  startAssembler(options: AssemblerOptions): Promise<Assembler>;
 }
 
-/** A process that waits for the one job that it has, while layers are still being put below `in` of its directory. */
+/** A process that merges the layers of one image as they come. Disposal ends it, done or not. */
 export interface Assembler extends AsyncDisposable {
-  assemble(options: AssembleOptions): Promise<AssembledRootfs & { readonly imagePath: string }>;
+  /** Names the next layer up; its directory is complete, below `in`. What is wrong with it is told at the end. */
+  add(layer: { readonly digest: Digest; readonly diffId: Digest; readonly directory: string }): void;
+  write(options: RootfsOptions): Promise<RootfsInFile>;
 }
 
 export interface SandboxedWorkersOptions {
@@ -97,37 +108,23 @@ export class SandboxedWorkers implements ImageWorkers {
     return join(directory, "out");
   }
 
-  async startAssembler({ name, directory }: { readonly name: string; readonly directory: string }): Promise<Assembler> {
+  async startAssembler({ name, directory, layerCount, limits, signal, onBytes }: AssemblerOptions): Promise<Assembler> {
     const worker = await this.#start(name, directory);
+    const inside = worker.directoryInside;
+    const job = { kind: "assemble", layerCount, limits } as const;
+    const made = runJob(worker, job, { ...this.#jobOptions(directory), signal, onProgress: onBytes });
+    made.catch(() => undefined); // told to whoever asks for the root filesystem
+    const tell = (step: LayerStep | WriteStep): void => void worker.control.write(encodeFrame(step));
     return {
-      assemble: (options) => this.#assemble(worker, directory, options),
+      add: (layer) => tell({ kind: "layer", ...layer, directory: join(inside, "in", layer.directory) }),
+      write: async ({ parts, ...rest }) => {
+        const devices = parts.map((digest) => digest?.slice("sha256:".length) ?? null);
+        const out = join(inside, "out");
+        tell({ kind: "write", devices, imagePath: join(out, imageName), scratchDirectory: out, ...rest });
+        return takeImage(join(directory, "out", imageName), await made);
+      },
       [Symbol.asyncDispose]: () => worker[Symbol.asyncDispose](),
     };
-  }
-
-  async #assemble(
-    worker: SandboxedProcess,
-    directory: string,
-    { layers, signal, onBytes, ...recipe }: AssembleOptions,
-  ): Promise<AssembledRootfs & { readonly imagePath: string }> {
-    const inside = worker.directoryInside;
-    const job = {
-      kind: "assemble",
-      layers: layers.map((layer) => ({ ...layer, directory: join(inside, "in", layer.directory) })),
-      imagePath: join(inside, "out", imageName),
-      scratchDirectory: join(inside, "out"),
-      ...recipe,
-    } as const;
-    const rootfs = await runJob(worker, job, { ...this.#jobOptions(directory), signal, onProgress: onBytes });
-    if (rootfs === undefined) throw new Error("an assembling worker has answered no root filesystem");
-    const imagePath = join(directory, "out", imageName);
-    const found = await lstat(imagePath).catch(() => undefined);
-    if (found?.isFile() !== true || found.nlink !== 1 || found.size !== rootfs.sizeBytes) {
-      throw misbehaved("has not left the file that it announced");
-    }
-    await chown(imagePath, process.getuid?.() ?? 0, process.getgid?.() ?? 0); // its maker is gone: nobody else writes to it
-    await chmod(imagePath, 0o400);
-    return { ...rootfs, imagePath };
   }
 
   #start(name: string, directory: string) {
@@ -146,6 +143,18 @@ export class SandboxedWorkers implements ImageWorkers {
     const { diskBytes, log } = this.#options;
     return { directory: join(directory, "out"), usage: { bytes: diskBytes, files: maxFiles, reserveBytes }, log };
   }
+}
+
+/** Makes the image that a worker has left ours. */
+async function takeImage(imagePath: string, rootfs: AssembledRootfs | undefined): Promise<RootfsInFile> {
+  if (rootfs === undefined) throw new Error("an assembling worker has answered no root filesystem");
+  const found = await lstat(imagePath).catch(() => undefined);
+  if (found?.isFile() !== true || found.nlink !== 1 || found.size !== rootfs.sizeBytes) {
+    throw misbehaved("has not left the file that it announced");
+  }
+  await chown(imagePath, process.getuid?.() ?? 0, process.getgid?.() ?? 0); // its maker is gone: nobody else writes to it
+  await chmod(imagePath, 0o400);
+  return { ...rootfs, imagePath };
 }
 
 function nodeFlags(memoryBytes: number): string[] {

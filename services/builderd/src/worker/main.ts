@@ -1,16 +1,23 @@
 import { Socket } from "node:net";
 import { inspect } from "node:util";
 import { PackageScan } from "@unkey/attest/packages";
-import { assembleRootfs, unpackLayer } from "@unkey/oci/rootfs";
+import { RootfsAssembly, unpackLayer } from "@unkey/oci/rootfs";
 import { encodeFrame, readFrames } from "./frames.ts";
-import { type AssembleJob, failureMessage, type Job, type UnpackJob } from "./messages.ts";
+import {
+  type AssembleJob,
+  failureMessage,
+  type Job,
+  type LayerStep,
+  type UnpackJob,
+  type WriteStep,
+} from "./messages.ts";
 
 /*
- * The process that reads what strangers wrote. One job, told on file descriptor 3 and answered there; a layer's bytes on standard
- * input. It ends with its job, or when builderd goes away.
+ * The process that reads what strangers wrote. One job, told on file descriptor 3, in steps if it is to assemble, and answered
+ * there; a layer's bytes on standard input. It ends with its job, or when builderd goes away. What builderd says is not checked.
  */
 
-const jobBytes = 2 ** 20;
+const stepBytes = 2 ** 20;
 const progressIntervalMs = 100;
 
 const control = new Socket({ fd: 3 });
@@ -41,30 +48,42 @@ async function unpack({ outDirectory, ...layer }: UnpackJob): Promise<unknown> {
   return { kind: "done", rootfs: null };
 }
 
-async function assemble({ setuid, ...job }: AssembleJob): Promise<unknown> {
-  const scan = new PackageScan();
-  const { captured, ...rootfs } = await assembleRootfs({
-    ...job,
-    policy: { setuid },
-    wanted: (path, sizeBytes) => scan.wants(path, sizeBytes),
-    signal: gone.signal,
-    onBytes: progress(),
-  });
-  return { kind: "done", rootfs: { ...rootfs, packages: scan.list(captured) } };
+/** `steps` are taken one by one: a loop that is left would close the socket that the answer goes to. */
+async function assemble({ layerCount, limits }: AssembleJob, steps: AsyncGenerator): Promise<unknown> {
+  await using assembly = new RootfsAssembly({ layerCount, limits, signal: gone.signal });
+  for (;;) {
+    const { value, done } = await steps.next();
+    if (done === true) throw new Error("the job has no end");
+    const step = value as LayerStep | WriteStep;
+    if (step.kind === "layer") {
+      await assembly.add(step);
+      continue;
+    }
+    const { setuid, devices, ...rest } = step;
+    const scan = new PackageScan();
+    const { captured, ...rootfs } = await assembly.write({
+      ...rest,
+      devices: devices.map((digest) => digest ?? undefined),
+      policy: { setuid },
+      wanted: (path, sizeBytes) => scan.wants(path, sizeBytes),
+      onBytes: progress(),
+    });
+    return { kind: "done", rootfs: { ...rootfs, packages: scan.list(captured) } };
+  }
 }
 
-async function answer(job: Job): Promise<unknown> {
+async function answer(steps: AsyncGenerator): Promise<unknown> {
+  const { value, done } = await steps.next();
+  if (done === true) return undefined; // without a job: it has filled the compile cache
+  const job = value as Job;
   try {
-    return await (job.kind === "unpack" ? unpack(job) : assemble(job));
+    return await (job.kind === "unpack" ? unpack(job) : assemble(job, steps));
   } catch (error) {
     process.stderr.write(`${inspect(error)}\n`); // builderd's log has more than the caller may see
     return failureMessage(error);
   }
 }
 
-for await (const job of readFrames(control, jobBytes)) {
-  const told = await answer(job as Job); // builderd's own words
-  await new Promise((resolve) => control.write(encodeFrame(told), resolve));
-  break;
-}
+const told = await answer(readFrames(control, stepBytes));
+if (told !== undefined) await new Promise((resolve) => control.write(encodeFrame(told), resolve));
 process.exit(0);

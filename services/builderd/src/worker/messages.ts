@@ -14,27 +14,33 @@ export interface UnpackJob {
   readonly outDirectory: string;
 }
 
-export interface AssembleLayer {
+/** Layers follow, lowest first, as they come; then what is to be made of them. */
+export interface AssembleJob {
+  readonly kind: "assemble";
+  readonly layerCount: number;
+  readonly limits: ImageLimits;
+}
+
+/** A complete layer directory. */
+export interface LayerStep {
+  readonly kind: "layer";
   readonly digest: Digest;
   readonly diffId: Digest;
   readonly directory: string;
-  /** Set when its content is a device of the image: the digest of that content in hex digits. */
-  readonly content?: { readonly digest: string };
 }
 
-export interface AssembleJob {
-  readonly kind: "assemble";
-  /** Lowest first. */
-  readonly layers: readonly AssembleLayer[];
+export interface WriteStep {
+  readonly kind: "write";
+  /** For each layer: the digest of its content in hex digits when that is a device of the image. */
+  readonly devices: readonly (string | null)[];
   readonly imagePath: string;
   readonly format: "erofs" | "ext4";
   readonly identity: string;
-  readonly limits: ImageLimits;
   readonly setuid: SetuidPolicy;
   readonly scratchDirectory: string;
 }
 
-/** What a worker is told, once and first. */
+/** What a worker is told first, and once. */
 export type Job = UnpackJob | AssembleJob;
 
 /** What a worker says of the image that it has made. Its digest is counted by whoever stores it. */

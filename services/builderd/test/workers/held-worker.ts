@@ -6,11 +6,10 @@ import { Socket } from "node:net";
  * with unpacking or with assembling. A file says that it does.
  */
 
-const job = readdirSync("in").length === 0 ? "unpack" : "assemble";
-
 function standStillAt(bytes: unknown): void {
   if (!(bytes instanceof Uint8Array)) return;
   const { kind } = JSON.parse(Buffer.from(bytes).subarray(4).toString()) as { kind: string };
+  const job = readdirSync("in").length === 0 ? "unpack" : "assemble";
   if (`${job}:${kind}` !== process.argv[2]) return;
   writeFileSync("out/held", "");
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);

@@ -10,9 +10,9 @@ import { fromUtf8 } from "../byte-string.ts";
 import { digestOf } from "../digest.ts";
 import { defaultImageLimits } from "../layer/limits.ts";
 import { unpackLayer } from "../layer/unpack-layer.ts";
+import { assembleLayers } from "../testing/assemble-layers.ts";
 import { attachments, checkErofs, needsErofsUtils, needsMount, seenIn, withImage } from "../testing/built-image.ts";
 import { paxEntry, type TarFixture, tarOf } from "../testing/tar-fixture.ts";
-import { assembleRootfs } from "./assemble-rootfs.ts";
 
 const capability = Buffer.alloc(20);
 capability.writeUInt32LE(0x02000001, 0);
@@ -363,7 +363,7 @@ test("an abort ends assembly and leaves no image", async (context) => {
   const directory = await scratch(context);
   const layer = await unpacked(directory, tarOf([{ name: "a", content: Buffer.alloc(9_000_000, "a") }]));
   const controller = new AbortController();
-  const assembling = assembleRootfs({
+  const assembling = assembleLayers({
     ...rest,
     layers: [layer],
     imagePath: join(directory, "image"),
@@ -386,12 +386,12 @@ test("a layer directory that was cut short, wherever, is noticed", async (contex
   for (const length of [0, 4, 8, 40, 90, Math.floor(indexBytes / 2), indexBytes - 30, indexBytes - 1]) {
     const layer = await unpacked(directory, archive);
     await truncate(join(layer.directory, "index"), length);
-    await assert.rejects(assembleRootfs({ ...options, layers: [layer] }), isDamaged, `cut to ${length}`);
+    await assert.rejects(assembleLayers({ ...options, layers: [layer] }), isDamaged, `cut to ${length}`);
   }
   for (const name of ["content", "tails"]) {
     const layer = await unpacked(directory, archive);
     await truncate(join(layer.directory, name), 7);
-    await assert.rejects(assembleRootfs({ ...options, layers: [layer] }), isDamaged);
+    await assert.rejects(assembleLayers({ ...options, layers: [layer] }), isDamaged);
   }
 });
 
@@ -400,14 +400,14 @@ test("a changed byte of an index and an index of another layer are noticed", asy
   const options = { ...rest, imagePath: join(directory, "image"), scratchDirectory: directory };
   const layer = await unpacked(directory, tarOf(upper));
   const other = await unpacked(directory, tarOf(lower));
-  await assert.rejects(assembleRootfs({ ...options, layers: [{ ...layer, directory: other.directory }] }), isDamaged);
+  await assert.rejects(assembleLayers({ ...options, layers: [{ ...layer, directory: other.directory }] }), isDamaged);
   const path = join(layer.directory, "index");
   const bytes = await readFile(path);
   for (let at = 8; at < bytes.length; at += 37) {
     const changed = Buffer.from(bytes);
     changed.writeUInt8(changed.readUInt8(at) ^ 0x10, at);
     await writeFile(path, changed);
-    await assert.rejects(assembleRootfs({ ...options, layers: [layer] }), isDamaged, `byte ${at}`);
+    await assert.rejects(assembleLayers({ ...options, layers: [layer] }), isDamaged, `byte ${at}`);
   }
 });
 
@@ -418,7 +418,7 @@ test("forty thousand entries come out of an index as they went in", async (conte
     content: i % 7 === 0 ? "x" : "",
   }));
   const layer = await unpacked(directory, tarOf(entries));
-  const wanted = await assembleRootfs({
+  const wanted = await assembleLayers({
     ...rest,
     layers: [layer],
     imagePath: join(directory, "image"),

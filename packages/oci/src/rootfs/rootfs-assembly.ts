@@ -9,7 +9,7 @@ import { rethrowInvalid } from "../invalid-input.ts";
 import { DamagedIndex, readIndex } from "../layer/layer-index.ts";
 import { LayerMerger } from "../layer/layer-merger.ts";
 import { checkBytes, checkCount, type ImageLimits } from "../layer/limits.ts";
-import { type DirectoryNode, type FileNode, findFile, storedBytes } from "../layer/tree.ts";
+import { type FileNode, findFile, storedBytes } from "../layer/tree.ts";
 import { indexName } from "../layer/unpack-layer.ts";
 import { LayerContents } from "./layer-contents.ts";
 import { planTree } from "./plan-tree.ts";
@@ -20,28 +20,30 @@ export interface UnpackedLayer {
   readonly digest: Digest;
   readonly diffId: Digest;
   readonly directory: string;
-  /**
-   * Set when the layer's `content` is attached beside the image and not copied into it: SHA-256 of that file in hexadecimal digits,
-   * as whoever stores it counted it. Such layers are the image's devices, in their order. Means nothing to ext4.
-   */
-  readonly content?: { readonly digest: string };
 }
 
-export interface AssembleRootfsOptions {
-  /** Lowest first. */
-  readonly layers: readonly UnpackedLayer[];
+export interface AssemblyOptions {
+  readonly layerCount: number;
+  readonly limits: ImageLimits;
+  readonly signal: AbortSignal;
+}
+
+export interface WriteRootfsOptions {
+  /**
+   * For each layer, lowest first: set when its `content` is attached beside the image and not copied into it, to the SHA-256 of that
+   * file in hexadecimal digits, as whoever stores it counted it. They are the image's devices. Means nothing to ext4.
+   */
+  readonly devices: readonly (string | undefined)[];
   /** Is replaced. */
   readonly imagePath: string;
   readonly format: "erofs" | "ext4";
   /** What the image is made from; the file system's UUID is derived from it. */
   readonly identity: string;
-  readonly limits: ImageLimits;
   readonly policy: TreePolicy;
   /** Chooses files to hand out, by path (bytes, no leading slash) and size. The caller bounds how many and how large. */
   readonly wanted?: (path: ByteString, sizeBytes: number) => boolean;
   /** Existing private directory for `ext4`; what is made in it is removed again. */
   readonly scratchDirectory: string;
-  readonly signal: AbortSignal;
   /** Called with the growing number of content bytes copied into the image and their known total. */
   readonly onBytes?: (doneBytes: number, totalBytes: number) => void;
 }
@@ -65,89 +67,102 @@ export interface AssembledRootfs extends RootfsFacts {
 const maxAccountFileBytes = 512 * kib;
 
 /**
- * Merges layers and writes their tree as one image; the same layers, devices, policy and identity give the same bytes. EROFS needs no
- * privilege and no tool. Throws IMAGE_LAYER_INVALID, IMAGE_TOO_LARGE, IMAGE_PRIVILEGED_FILE, LAYER_CACHE_DAMAGED or ROOTFS_*.
+ * Merges the layers of one image as they come, then writes their tree as one file; the same layers, devices, policy and identity give
+ * the same bytes. EROFS needs no privilege and no tool.
  */
-export async function assembleRootfs(options: AssembleRootfsOptions): Promise<AssembledRootfs> {
-  const { layers, limits, policy, wanted, signal, onBytes, imagePath, identity } = options;
-  await using contents = new LayerContents();
-  const { root, droppedXattrs, contentBytes } = await mergeLayers(layers, contents, limits, signal);
-  const plan = planTree(root, { limits, policy, wanted });
-  const devices = options.format === "erofs" ? placeInDevices(layers, contentBytes, plan.files) : [];
+export class RootfsAssembly implements AsyncDisposable {
+  readonly #options: AssemblyOptions;
+  readonly #merger: LayerMerger;
+  readonly #contents = new LayerContents();
+  readonly #contentBytes: number[] = [];
+  readonly #dropped = new Set<string>();
 
-  const account = async (path: string): Promise<string> => {
-    const file = findFile(root, path);
-    if (file === undefined) return "";
-    checkBytes(`the image's ${path} is`, file.sizeBytes, maxAccountFileBytes);
-    return (await contents.read(file)).toString("utf8");
-  };
-  const passwd = await account("/etc/passwd");
-  const group = await account("/etc/group");
-
-  const copiedBytes = plan.files.reduce((sum, file) => sum + bytesToCopy(file), 0);
-  async function* content(): AsyncGenerator<Buffer> {
-    let bytes = 0;
-    for await (const chunk of contents.stream(plan.files, signal)) {
-      yield chunk;
-      bytes += chunk.length;
-      onBytes?.(bytes, copiedBytes);
-    }
+  /** Throws IMAGE_TOO_LARGE for more layers than the limits allow. */
+  constructor(options: AssemblyOptions) {
+    checkCount("the image's layers are", options.layerCount, options.limits.layers);
+    this.#options = options;
+    this.#merger = new LayerMerger(options.limits);
   }
-  const tree = { root, files: plan.files, content: content(), imagePath, identity, signal };
-  const image =
-    options.format === "ext4"
-      ? await writeExt4({ ...tree, scratchDirectory: options.scratchDirectory })
-      : await writeErofs({ ...tree, devices });
 
-  const captured = new Map<ByteString, Buffer>();
-  for (const [path, file] of plan.wanted) captured.set(path, await contents.read(file));
-  return { passwd, group, droppedXattrs, captured, sizeBytes: image.sizeBytes };
-}
-
-async function mergeLayers(
-  layers: readonly UnpackedLayer[],
-  contents: LayerContents,
-  limits: ImageLimits,
-  signal: AbortSignal,
-): Promise<{ root: DirectoryNode; droppedXattrs: string[]; contentBytes: number[] }> {
-  checkCount("the image's layers are", layers.length, limits.layers);
-  const merger = new LayerMerger(limits);
-  const dropped = new Set<string>();
-  const contentBytes: number[] = [];
-  for (const [at, { digest, diffId, directory }] of layers.entries()) {
+  /** Applies the next layer up; its directory stays as it is until the end. Throws IMAGE_LAYER_INVALID, IMAGE_TOO_LARGE or LAYER_CACHE_DAMAGED. */
+  async add({ digest, diffId, directory }: UnpackedLayer): Promise<void> {
+    const { layerCount, signal } = this.#options;
     signal.throwIfAborted();
+    const merger = this.#merger;
     merger.nextLayer();
     try {
       await using index = await open(join(directory, indexName));
       const tail = await readIndex(index, diffId, (entry, stored) => merger.add(entry, stored));
-      const found = await contents.open(directory);
+      const found = await this.#contents.open(directory);
       if (found.contentBytes !== tail.contentBytes || found.tailsBytes !== tail.tailsBytes) {
         throw new DamagedIndex("content or tails are not as long as the index says");
       }
-      contentBytes.push(tail.contentBytes);
-      for (const name of tail.droppedXattrs) dropped.add(printable(name).slice(1, -1));
+      this.#contentBytes.push(tail.contentBytes);
+      for (const name of tail.droppedXattrs) this.#dropped.add(printable(name).slice(1, -1));
     } catch (error) {
       const damage = error instanceof DamagedIndex ? error : await damageOf(directory, diffId);
       if (damage !== undefined) {
         const what = `the unpacked layer ${shortDigest(digest)} is damaged`;
         throw new ServiceError("LAYER_CACHE_DAMAGED", what, { cause: damage });
       }
-      rethrowInvalid(error, "IMAGE_LAYER_INVALID", `layer ${at + 1} of ${layers.length} (${shortDigest(digest)})`);
+      const at = `layer ${this.#contentBytes.length + 1} of ${layerCount} (${shortDigest(digest)})`;
+      rethrowInvalid(error, "IMAGE_LAYER_INVALID", at);
     }
   }
-  return { root: merger.finish(), droppedXattrs: [...dropped].sort(), contentBytes };
+
+  /** Writes what the layers added give; nothing can be added after. Throws IMAGE_TOO_LARGE, IMAGE_PRIVILEGED_FILE or ROOTFS_*. */
+  async write(options: WriteRootfsOptions): Promise<AssembledRootfs> {
+    const { limits, signal } = this.#options;
+    const { policy, wanted, onBytes, imagePath, identity } = options;
+    const contents = this.#contents;
+    const root = this.#merger.finish();
+    const plan = planTree(root, { limits, policy, wanted });
+    const devices = options.format === "erofs" ? placeInDevices(options.devices, this.#contentBytes, plan.files) : [];
+
+    const account = async (path: string): Promise<string> => {
+      const file = findFile(root, path);
+      if (file === undefined) return "";
+      checkBytes(`the image's ${path} is`, file.sizeBytes, maxAccountFileBytes);
+      return (await contents.read(file)).toString("utf8");
+    };
+    const passwd = await account("/etc/passwd");
+    const group = await account("/etc/group");
+
+    const copiedBytes = plan.files.reduce((sum, file) => sum + bytesToCopy(file), 0);
+    async function* content(): AsyncGenerator<Buffer> {
+      let bytes = 0;
+      for await (const chunk of contents.stream(plan.files, signal)) {
+        yield chunk;
+        bytes += chunk.length;
+        onBytes?.(bytes, copiedBytes);
+      }
+    }
+    const tree = { root, files: plan.files, content: content(), imagePath, identity, signal };
+    const image =
+      options.format === "ext4"
+        ? await writeExt4({ ...tree, scratchDirectory: options.scratchDirectory })
+        : await writeErofs({ ...tree, devices });
+
+    const captured = new Map<ByteString, Buffer>();
+    for (const [path, file] of plan.wanted) captured.set(path, await contents.read(file));
+    return { passwd, group, droppedXattrs: [...this.#dropped].sort(), captured, sizeBytes: image.sizeBytes };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#contents[Symbol.asyncDispose]();
+  }
 }
 
 /** Gives each file that has blocks in a device its place there. */
 function placeInDevices(
-  layers: readonly UnpackedLayer[],
+  digests: readonly (string | undefined)[],
   contentBytes: readonly number[],
   files: readonly FileNode[],
 ): ErofsDevice[] {
   const devices: ErofsDevice[] = [];
-  const deviceOf = layers.map(({ content }, layer) => {
-    if (content === undefined) return undefined;
-    return devices.push({ digest: content.digest, blockCount: (contentBytes[layer] ?? 0) / blockBytes }) - 1;
+  const deviceOf = digests.map((digest, layer) => {
+    if (digest === undefined) return undefined;
+    return devices.push({ digest, blockCount: (contentBytes[layer] ?? 0) / blockBytes }) - 1;
   });
   for (const file of files) {
     const device = deviceOf[file.layer];
