@@ -18,19 +18,27 @@ export interface CollectorDeps {
 }
 
 export interface Collection {
-  readonly marked: readonly AssetId[];
-  readonly swept: readonly AssetId[];
+  readonly marked: Tally;
+  readonly swept: Tally;
   /** Bytes that nothing refers to any more; `Removal` gives them back. */
   readonly freedBytes: number;
 }
 
+/** How many assets, and which the first ones are. */
+export interface Tally {
+  readonly count: number;
+  readonly ids: readonly AssetId[];
+}
+
+/** Assets of a pass that are named: 100,000 ids held in memory, and then in one answer, make pauses of some 30 ms. */
+const maxNamed = 1000;
 /** Files that are compared with rows at a time, and rows with the assets that they count. */
 const filesAtOnce = 500;
 const recountsAtOnce = 1000;
 /** Rows that a transaction changes: as many as take about so long, since it holds the database meanwhile. */
-const sliceTargetMs = 2.5;
+const sliceTargetMs = 3;
 const sliceSizes = { first: 100, least: 20, most: 400 };
-/** What a pass may mark and sweep in all, so that its answer fits a message; what is left over waits for the next. */
+/** What a pass may mark and sweep in all; what is left over waits for the next. */
 const maxPerPass = 100_000;
 const maxLogged = 10;
 
@@ -67,24 +75,25 @@ export class Collector {
     const nowMs = clock.nowMs();
     const rules = { pass: await collection.beginPass(nowMs), nowMs, graceMs: gcGraceMs };
     const expired = await uploads.expire();
-    const swept: AssetId[] = [...expired.ids];
+    const swept = new Count();
+    swept.add(expired.ids);
     let freedBytes = expired.bytes;
     await this.#inSlices(
-      () => maxPerPass - swept.length,
+      () => maxPerPass - swept.count,
       async (after, limit) => {
         const slice = await collection.sweep(rules, after, limit);
-        swept.push(...slice.ids);
+        swept.add(slice.ids);
         freedBytes += slice.freedBytes;
         return slice.end;
       },
       signal,
     );
-    const marked: AssetId[] = [];
+    const marked = new Count();
     await this.#inSlices(
-      () => maxPerPass - swept.length - marked.length,
+      () => maxPerPass - swept.count - marked.count,
       async (after, limit) => {
         const slice = await collection.mark(rules, after, limit);
-        marked.push(...slice.ids);
+        marked.add(slice.ids);
         return slice.end;
       },
       signal,
@@ -99,8 +108,8 @@ export class Collector {
     this.#orphans = orphans;
     freedBytes += strayBytes - expired.bytes;
     this.#freed.inc({}, strayBytes);
-    if (swept.length > 0 || marked.length > 0 || freedBytes > 0) {
-      log.info("collected", { marked: marked.length, swept: swept.length, freedBytes });
+    if (swept.count > 0 || marked.count > 0 || freedBytes > 0) {
+      log.info("collected", { marked: marked.count, swept: swept.count, freedBytes });
     }
     return { marked, swept, freedBytes };
   }
@@ -148,7 +157,7 @@ export class Collector {
     for (const digest of await this.#findOrphans(signal)) {
       if (this.#orphans.has(digest)) freedBytes += (await store.size(digest, signal)) ?? 0;
     }
-    return { marked, swept: [...swept], freedBytes };
+    return { marked: tallyOf(marked), swept: tallyOf([...swept]), freedBytes };
   }
 
   /** What `sweep` or `mark` would look at, slice by slice. */
@@ -231,6 +240,21 @@ export class Collector {
       return sizeBytes;
     });
   }
+}
+
+/** A tally that grows. */
+class Count implements Tally {
+  count = 0;
+  readonly ids: AssetId[] = [];
+
+  add(ids: readonly AssetId[]): void {
+    this.count += ids.length;
+    if (this.ids.length < maxNamed) this.ids.push(...ids.slice(0, maxNamed - this.ids.length));
+  }
+}
+
+function tallyOf(ids: readonly AssetId[]): Tally {
+  return { count: ids.length, ids: ids.slice(0, maxNamed) };
 }
 
 function* inPieces<T>(items: readonly T[], size: number): Generator<readonly T[]> {

@@ -24,8 +24,6 @@ import type { Uploads } from "./uploads.ts";
 
 /** A sender that says nothing for so long has gone. */
 const uploadIdleMs = 60_000;
-/** Assets that the answer about a pass names: writing 100,000 into one message holds everyone up for some 30 ms. */
-const maxNamed = 1000;
 
 export interface AssetVerbs {
   readonly assets: Assets;
@@ -136,11 +134,11 @@ export function assetHandlers({
     async collectGarbage({ dryRun }, context) {
       const { marked, swept, freedBytes } = await collector.collect(callerOf(context).signal, { dryRun });
       return {
-        markedAssetIds: marked.slice(0, maxNamed),
-        sweptAssetIds: swept.slice(0, maxNamed),
+        markedAssetIds: [...marked.ids],
+        sweptAssetIds: [...swept.ids],
         freedBytes: BigInt(freedBytes),
-        markedCount: BigInt(marked.length),
-        sweptCount: BigInt(swept.length),
+        markedCount: BigInt(marked.count),
+        sweptCount: BigInt(swept.count),
       };
     },
     async getStorageUsage({ tenantId }) {

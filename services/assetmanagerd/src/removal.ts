@@ -14,9 +14,9 @@ export interface RemovalDeps {
 
 /** Contents that are looked up at a time, and those of them whose bytes are removed at a time. */
 const pageSize = 2000;
-const batchSize = 16;
+const batchSize = 32;
 /** Between batches it rests so many times as long as the last one took, so that a disk that others use too is left to them. */
-const restFactor = 1.5;
+const restFactor = 3;
 const leastRestMs = 2;
 
 /**

@@ -111,7 +111,7 @@ test("a crash between lease and file leaves a lease that the same request takes 
   assert.deepEqual((await metald.listLeases({})).leases, []);
   await assets.as("builderd").deleteAsset({ assetId });
   await assets.manager.collector.collect(signal);
-  assert.deepEqual((await assets.manager.collector.collect(signal)).swept, [assetId]);
+  assert.deepEqual((await assets.manager.collector.collect(signal)).swept.ids, [assetId]);
 });
 
 for (const point of [

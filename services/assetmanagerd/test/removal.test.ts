@@ -129,6 +129,33 @@ test("a pass goes on behind what is held, however little it looks at in a slice"
   }
 });
 
+test("a pass over many assets tells how many they are, and names the first 1000", async () => {
+  await using assets = await openFixture();
+  const { tenantId } = assets;
+  {
+    using db = new DatabaseSync(join(assets.dir, "assets.db"));
+    const insert = db.prepare(
+      "INSERT INTO assets VALUES (?, ?, 'a', 'rootfs', 1, 'deleting', NULL, 0, 0, '[]', '', 0, 0, 0, 0, NULL)",
+    );
+    db.exec("BEGIN");
+    for (let i = 0; i < 1100; i++) insert.run(tenantId, newId("asset"));
+    db.prepare("INSERT INTO tenant_usage VALUES (?, 0, 1100)").run(tenantId);
+    db.exec("COMMIT");
+  }
+  for (const expected of [
+    [1100, 0],
+    [0, 1100],
+  ]) {
+    const said = await assets.as("operator").collectGarbage({ dryRun: true });
+    const did = await assets.as("operator").collectGarbage({});
+    for (const { markedCount, sweptCount, markedAssetIds, sweptAssetIds } of [said, did]) {
+      assert.deepEqual([Number(markedCount), Number(sweptCount)], expected);
+      assert.equal(markedAssetIds.length + sweptAssetIds.length, 1000);
+    }
+  }
+  assert.equal((await assets.catalog.assets.usage(tenantId)).assetCount, 0);
+});
+
 test("a lease waits for the disk only when it takes assets back from collection", async () => {
   const dir = mkdtempSync(join(tmpdir(), "assets-durability-"));
   try {

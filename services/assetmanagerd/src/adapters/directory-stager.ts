@@ -1,5 +1,5 @@
-import { closeSync, constants, openSync, readlinkSync, realpathSync, type Stats } from "node:fs";
-import { copyFile, link, lstat, mkdir, rename, rm, stat } from "node:fs/promises";
+import { closeSync, constants, linkSync, mkdirSync, openSync, readlinkSync, realpathSync, type Stats } from "node:fs";
+import { copyFile, link, lstat, rename, rm, stat } from "node:fs/promises";
 import { isAbsolute, join, relative, sep } from "node:path";
 import { ServiceError } from "@unkey/base";
 import type { Placement, Stager, StagingMethod } from "../ports.ts";
@@ -21,7 +21,7 @@ export class DirectoryStager implements Stager {
   }
 
   async stage(targetDir: string, placements: readonly Placement[], signal: AbortSignal): Promise<StagingMethod[]> {
-    const dir = await this.#openTarget(targetDir);
+    const dir = this.#openTarget(targetDir);
     try {
       signal.throwIfAborted();
       const placed = placements.map((placement) =>
@@ -37,8 +37,8 @@ export class DirectoryStager implements Stager {
     }
   }
 
-  /** What only looks, in this thread: that takes microseconds, and the way to another thread and back takes more. */
-  async #openTarget(targetDir: string): Promise<number> {
+  /** In this thread: it takes microseconds, and the way to another thread and back takes more. */
+  #openTarget(targetDir: string): number {
     const root = this.#roots.find((candidate) => isBelow(candidate, targetDir));
     if (root === undefined) throw refused("lies below none of the staging roots");
     const way = relative(root, targetDir);
@@ -47,7 +47,7 @@ export class DirectoryStager implements Stager {
       const realRoot = realRootOf(root);
       at = openSync(realRoot, directoryFlags);
       for (const name of way.split(sep)) {
-        const next = await openOrMake(`/proc/self/fd/${at}/${name}`);
+        const next = openOrMake(`/proc/self/fd/${at}/${name}`);
         closeSync(at);
         at = next;
       }
@@ -72,15 +72,17 @@ function realRootOf(root: string): string {
   }
 }
 
-async function openOrMake(path: string): Promise<number> {
+function openOrMake(path: string): number {
   try {
     return openSync(path, directoryFlags);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
   }
-  await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "EEXIST") throw error;
-  });
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  }
   return openSync(path, directoryFlags);
 }
 
@@ -94,11 +96,12 @@ function isBelow(root: string, path: string): boolean {
 async function place(dir: string, { blobPath, fileName }: Placement): Promise<StagingMethod> {
   const path = `${dir}/${fileName}`;
   // The common case in one step: nothing lies there, and a link appears whole.
-  const linked = await link(blobPath, path).then(
-    () => true,
-    () => false,
-  );
-  if (linked) return "hard_link";
+  try {
+    linkSync(blobPath, path);
+    return "hard_link";
+  } catch {
+    // Something lies there, or it must be done in another way.
+  }
   const blob = await stat(blobPath);
   const present = await lstat(path).catch(() => undefined);
   if (present !== undefined && sameFile(present, blob)) return "hard_link";
