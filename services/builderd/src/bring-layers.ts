@@ -50,8 +50,9 @@ interface Wanted {
 
 /**
  * Brings an image's layers into one directory: those of the cache that the tenant may have are linked, the others are unpacked while
- * they are fetched and stay in the cache. Each is stored as a part as soon as it is here, if it is to be one. Answers
- * the parts of the layers, lowest first; of one that the image has twice the upper hides the lower and alone has it. Throws what the source, the workers and `storePart` throw.
+ * they are fetched and stay in the cache. Each is stored as a part as soon as it is here, if it is to be one. Answers the parts of the
+ * layers, lowest first; of a layer that the image has twice the upper place hides the lower and alone has it. Throws what the source,
+ * the workers and `storePart` throw.
  */
 export async function bringLayers(options: BringLayersOptions): Promise<(StoredPart | undefined)[]> {
   const { directory } = options;
