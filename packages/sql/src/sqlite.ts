@@ -20,7 +20,8 @@ import { WriteAheadLog } from "./write-ahead-log.ts";
 
 const busyTimeoutMs = 5_000;
 const maxCachedStatements = 256;
-const walSizeLimitBytes = 64 * 1024 * 1024;
+/** More than the log ever has: cutting it when it starts afresh would take tens of milliseconds of the calling thread. */
+const walSizeLimitBytes = 256 * 1024 * 1024;
 /** Pages that the log holds when it is copied into the database beside everyone's work; */
 const walPagesToCopy = 4000;
 /** and when the rest is copied while everyone waits, so that the log starts afresh and is bounded: */

@@ -1,5 +1,16 @@
-import { closeSync, constants, linkSync, mkdirSync, openSync, readlinkSync, realpathSync, type Stats } from "node:fs";
-import { copyFile, link, lstat, rename, rm, stat } from "node:fs/promises";
+import {
+  closeSync,
+  constants,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readlinkSync,
+  realpathSync,
+  type Stats,
+  statSync,
+} from "node:fs";
+import { copyFile, link, rename, rm } from "node:fs/promises";
 import { isAbsolute, join, relative, sep } from "node:path";
 import { ServiceError } from "@unkey/base";
 import type { Placement, Stager, StagingMethod } from "../ports.ts";
@@ -102,8 +113,8 @@ async function place(dir: string, { blobPath, fileName }: Placement): Promise<St
   } catch {
     // Something lies there, or it must be done in another way.
   }
-  const blob = await stat(blobPath);
-  const present = await lstat(path).catch(() => undefined);
+  const blob = statSync(blobPath);
+  const present = lstatSync(path, { throwIfNoEntry: false });
   if (present !== undefined && sameFile(present, blob)) return "hard_link";
   // A new name that replaces the old in one step: whoever has the old file open keeps it.
   const temporary = `${dir}/.${fileName}.staging`;
