@@ -9,6 +9,7 @@ import type { Sandbox } from "../sandbox/sandbox.ts";
 import { encodeFrame } from "./frames.ts";
 import type { AssembledRootfs, LayerStep, WriteStep } from "./messages.ts";
 import { misbehaved } from "./misbehaved.ts";
+import { workerFlags } from "./program.ts";
 import { runJob } from "./run-job.ts";
 
 export interface UnpackOptions {
@@ -93,7 +94,7 @@ export class SandboxedWorkers implements ImageWorkers {
 
   async unpackLayer({ name, layer, chunks, directory, limits, signal, onBytes }: UnpackOptions): Promise<string> {
     await mkdir(directory, { mode: 0o755 });
-    const worker = await this.#start(name, directory, unpackFlags);
+    const worker = await this.#start(name, directory, workerFlags.unpack);
     const { descriptor, diffId } = layer;
     const { digest, sizeBytes } = descriptor;
     const job = {
@@ -109,7 +110,7 @@ export class SandboxedWorkers implements ImageWorkers {
   }
 
   async startAssembler({ name, directory, layerCount, limits, signal, onBytes }: AssemblerOptions): Promise<Assembler> {
-    const worker = await this.#start(name, directory, assembleFlags);
+    const worker = await this.#start(name, directory, workerFlags.assemble);
     const inside = worker.directoryInside;
     const job = { kind: "assemble", layerCount, limits } as const;
     const made = runJob(worker, job, { ...this.#jobOptions(directory), signal, onProgress: onBytes });
@@ -129,9 +130,10 @@ export class SandboxedWorkers implements ImageWorkers {
 
   #start(name: string, directory: string, flags: readonly string[]) {
     const { sandbox, program, compileCache, memoryBytes, diskBytes } = this.#options;
+    const heapMib = Math.floor((memoryBytes * 0.7) / mib);
     return sandbox.start({
       name,
-      program: [process.execPath, ...nodeFlags(memoryBytes), ...flags, ...program],
+      program: [process.execPath, ...flags, `--max-old-space-size=${heapMib}`, ...program],
       // One heap for all threads that gives back what it can: freed buffers of zlib would stay in it.
       env: { NODE_COMPILE_CACHE: compileCache, MALLOC_ARENA_MAX: "1", MALLOC_TRIM_THRESHOLD_: "131072" },
       directory,
@@ -155,21 +157,4 @@ async function takeImage(imagePath: string, rootfs: AssembledRootfs | undefined)
   await chown(imagePath, process.getuid?.() ?? 0, process.getgid?.() ?? 0); // its maker is gone: nobody else writes to it
   await chmod(imagePath, 0o400);
   return { ...rootfs, imagePath };
-}
-
-/**
- * Garbage is short-lived buffers: a larger nursery only holds more of it. Layers are unpacked side by side: what helping threads of V8
- * do is taken from the others.
- */
-const unpackFlags = ["--max-semi-space-size=1", "--single-threaded"];
-/** A tree is made that lives to the end, and mostly nothing else runs: a nursery in MiB that spares copying it, helped by threads. */
-const assembleFlags = ["--min-semi-space-size=16", "--max-semi-space-size=16"];
-
-function nodeFlags(memoryBytes: number): string[] {
-  return [
-    "--no-addons",
-    "--disable-proto=throw",
-    "--disallow-code-generation-from-strings",
-    `--max-old-space-size=${Math.floor((memoryBytes * 0.7) / mib)}`,
-  ];
 }
