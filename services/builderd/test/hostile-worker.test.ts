@@ -10,7 +10,7 @@ import { createLogger } from "@unkey/daemon";
 import { type Digest, defaultImageLimits, digestOf } from "@unkey/oci";
 import { Sandbox } from "../src/sandbox/sandbox.ts";
 import { SandboxedWorkers } from "../src/worker/image-workers.ts";
-import { programFolders } from "../src/worker/program.ts";
+import { fillCompileCache, programFolders, workerFlags, workerProgram } from "../src/worker/program.ts";
 import { atEnd, temporary } from "./harness.ts";
 
 /*
@@ -275,6 +275,38 @@ test("a worker sees neither the host nor a network", { skip: needsRoot }, async 
     return true;
   });
   await contained(world);
+});
+
+test("a worker loads modules that were compiled before it", { skip: needsRoot }, async (context) => {
+  const directory = await temporary(context);
+  const compileCache = join(directory, "cache");
+  await mkdir(compileCache, { mode: 0o755 });
+  const sandbox = await Sandbox.open({
+    instanceId: `${instanceId}-${randomBytes(2).toString("hex")}`,
+    directory: join(directory, "sandbox"),
+    programFolders: [...programFolders, compileCache],
+    firstUid,
+    maxRunning: 1,
+  });
+  atEnd(context, async () => sandbox[Symbol.asyncDispose]());
+  const filling = fillCompileCache(compileCache, sandbox.uids);
+  atEnd(context, async () => filling[Symbol.asyncDispose]());
+  await filling.filled;
+  for (const [kind, flags] of Object.entries(workerFlags)) {
+    await mkdir(join(directory, kind), { mode: 0o755 });
+    const worker = await sandbox.start({
+      name: kind,
+      program: [process.execPath, ...flags, ...workerProgram],
+      // Node then says on standard error what it wants to add to the cache.
+      env: { NODE_COMPILE_CACHE: compileCache, NODE_DEBUG_NATIVE: "COMPILE_CACHE" },
+      directory: join(directory, kind),
+      limits: { memoryBytes: 512 * mib, cpuCount: 1, processes: 64, fileBytes: 0, openFiles: 256 },
+    });
+    worker.control.end();
+    await worker.ended;
+    assert.match(worker.words(), /compile cache/);
+    assert.doesNotMatch(worker.words(), /Creating temporary file|permission denied/);
+  }
 });
 
 test("the host's list of mounts does not grow with each process", { skip: needsRoot }, async (context) => {

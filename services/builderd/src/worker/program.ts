@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { readdir, symlink } from "node:fs/promises";
+import { chmod, readdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { isErrno } from "@unkey/base";
 
@@ -28,12 +28,17 @@ export const workerFlags = {
   assemble: [...rightsFlags, "--min-semi-space-size=16", "--max-semi-space-size=16"],
 } as const;
 
+export interface CompileCacheFilling extends AsyncDisposable {
+  /** Resolves when it is done or given up. */
+  readonly filled: Promise<void>;
+}
+
 /**
  * Fills the directory with the worker's compiled modules, which takes most of the time off a worker's start, for processes of
  * those users. It starts the worker without a job, with each set of flags: V8 takes no code that was compiled under others.
  * Disposal ends that.
  */
-export function fillCompileCache(directory: string, uids: readonly number[]): AsyncDisposable {
+export function fillCompileCache(directory: string, uids: readonly number[]): CompileCacheFilling {
   const ended = new AbortController();
   // Without it workers start more slowly, and nothing else changes.
   const filled = (async () => {
@@ -41,6 +46,7 @@ export function fillCompileCache(directory: string, uids: readonly number[]): As
     await shareCompileCache(directory, uids);
   })().catch(() => undefined);
   return {
+    filled,
     [Symbol.asyncDispose]: async () => {
       ended.abort();
       await filled;
@@ -61,11 +67,12 @@ async function loadWorker(flags: readonly string[], compileCache: string, signal
   await new Promise<void>((resolve, reject) => child.once("exit", () => resolve()).once("error", reject));
 }
 
-/** Node keeps each user's modules in a folder of its own, `<version>-<uid>`: the others' become links to ours. */
+/** Node keeps each user's modules in a folder of its own, `<version>-<uid>`, for that user alone: the others' become links to ours. */
 async function shareCompileCache(directory: string, uids: readonly number[]): Promise<void> {
   const own = `-${process.getuid?.() ?? 0}`;
   for (const folder of await readdir(directory)) {
     if (!folder.endsWith(own)) continue;
+    for (const file of await readdir(join(directory, folder))) await chmod(join(directory, folder, file), 0o644);
     for (const uid of uids) {
       await symlink(folder, join(directory, `${folder.slice(0, -own.length)}-${uid}`)).catch((error: unknown) => {
         if (!isErrno(error, "EEXIST")) throw error;
