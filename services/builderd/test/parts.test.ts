@@ -1,15 +1,21 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { AssetKind } from "@unkey/api/asset";
 import { BuildState, RootfsFormat } from "@unkey/api/builder";
 import { mib, newId, type TenantId } from "@unkey/base";
+import { deviceTableOf } from "@unkey/erofs";
 import { type Builder, build, fromRegistry, startBuilder } from "./harness.ts";
 import { startLayeredRegistry } from "./layered-registry.ts";
 
 /*
  * Content of large layers is an asset of its own, which root filesystems share.
  */
+
+const needsErofsUtils = existsSync("/usr/bin/fsck.erofs") ? false : "erofs-utils is not installed";
 
 /** Bytes that no compression makes smaller. */
 function noise(seed: number, length: number): Buffer {
@@ -22,7 +28,7 @@ function noise(seed: number, length: number): Buffer {
   return Buffer.from(words.buffer);
 }
 
-const large = noise(1, 2 * mib);
+const large = noise(1, 5 * mib);
 const small = Buffer.from("small");
 
 async function scene(context: TestContext) {
@@ -61,6 +67,29 @@ test("two images with the same large layer share its content", async (context) =
   assert.equal(builder.assets.stored.filter(({ header }) => header.kind === AssetKind.LAYER).length, 1);
 });
 
+test("what is stored is an image that names its parts, and is sound with them", {
+  skip: needsErofsUtils,
+}, async (context) => {
+  const { builder, make } = await scene(context);
+  const { result, rootfs, parts } = await make("sound", [large, noise(2, 6 * mib), small]);
+  assert.equal(parts.length, 2);
+  const directory = builder.directory;
+  const devices: string[] = [];
+  for (const [index, part] of parts.entries()) {
+    const path = join(directory, `part-${index}`);
+    devices.push(`--device=${path}`);
+    await writeFile(path, part.bytes);
+  }
+  await writeFile(join(directory, "image"), rootfs.bytes);
+  execFileSync("fsck.erofs", [...devices, join(directory, "image")], { stdio: "pipe" });
+  assert.deepEqual(
+    deviceTableOf(rootfs.bytes).map(({ digest }) => `sha256:${digest}`),
+    parts.map(({ header }) => header.digest),
+  );
+  const partBytes = parts.reduce((sum, { bytes }) => sum + bytes.length, 0);
+  assert.equal(result.rootfsBytes, BigInt(rootfs.bytes.length + partBytes));
+});
+
 test("a tenant's root filesystem is made of that tenant's parts", async (context) => {
   const { make } = await scene(context);
   const mine = await make("mine", [large]);
@@ -90,7 +119,7 @@ test("an image that has a large layer twice has one part", async (context) => {
 
 test("more large layers than drives: the largest are parts, the others are copied", async (context) => {
   const { make } = await scene(context);
-  const layers = Array.from({ length: 10 }, (_, index) => noise(index + 10, mib + (20 - index) * 64 * 1024));
+  const layers = Array.from({ length: 10 }, (_, index) => noise(index + 10, 4 * mib + (20 - index) * 64 * 1024));
   const { rootfs, parts } = await make("many", layers);
   assert.equal(parts.length, 8);
   const sample = (bytes: Buffer): Buffer => bytes.subarray(8192, 8192 + 512);

@@ -6,7 +6,7 @@ import { choosePartLayers } from "./parts.ts";
 const layersOf = (...sizes: readonly number[]) => sizes.map((sizeBytes, index) => ({ digest: `${index}`, sizeBytes }));
 
 test("large layers become parts", () => {
-  assert.deepEqual(choosePartLayers(layersOf(100 * mib, mib - 1, 0, mib, 200 * mib)), new Set(["4", "0", "3"]));
+  assert.deepEqual(choosePartLayers(layersOf(100 * mib, 4 * mib - 1, 0, 4 * mib, 200 * mib)), new Set(["4", "0", "3"]));
   assert.deepEqual(choosePartLayers([]), new Set());
 });
 

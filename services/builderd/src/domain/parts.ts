@@ -9,8 +9,8 @@ import { mib } from "@unkey/base";
 /** Drives cost a guest interrupts and memory, and a hypervisor has few. */
 const maxParts = 8;
 /** Below these a drive costs more than a copy. */
-const minPackedBytes = mib;
-const minContentBytes = mib;
+const minPackedBytes = 4 * mib;
+const minContentBytes = 4 * mib;
 
 /** The layers that become parts if their content is worth it. The same manifest gives the same answer. */
 export function choosePartLayers(
