@@ -59,6 +59,20 @@ const sources: readonly Source[] = [
     read: readPythonMetadata,
   },
 ];
+/** Last names of paths that any pattern here takes; a tree has few others of them, and most paths need no more than this look. */
+const lastNames = new Set([
+  "status",
+  "installed",
+  "rpmdb.sqlite",
+  "rpmdb.sqlite-wal",
+  "rpmdb.sqlite-journal",
+  "Packages.db",
+  "Packages",
+  "package.json",
+  "METADATA",
+  "PKG-INFO",
+  "os-release",
+]);
 /** What a database that was not closed keeps beside itself; its content counts, and is not looked at. */
 const journalPath = new RegExp(`^${rpmFolder}/rpmdb\\.sqlite-(?:wal|journal)$`);
 const osReleasePaths = ["etc/os-release", "usr/lib/os-release"];
@@ -77,6 +91,7 @@ export class PackageScan {
 
   /** True when the file's content is to be handed to `list`. The same path again gives the same answer. */
   wants(path: string, sizeBytes: number): boolean {
+    if (!mayBeAsked(path)) return false;
     const plain = path.replace(/^\.?\//, "");
     const known = this.#answers.get(plain);
     if (known !== undefined) return known;
@@ -161,6 +176,13 @@ export class PackageScan {
     if (this.#unread.length >= maxUnread) this.#unreadOmitted++;
     else this.#unread.push({ path: Buffer.from(path, "latin1").toString("utf8"), problem });
   }
+}
+
+function mayBeAsked(path: string): boolean {
+  const folderEnd = path.lastIndexOf("/");
+  return (
+    lastNames.has(path.slice(folderEnd + 1)) || path.endsWith(".egg-info") || path.endsWith("/status.d", folderEnd)
+  );
 }
 
 function sourceOf(path: string): Source | undefined {

@@ -20,8 +20,6 @@ export interface JobOptions {
 
 /** A job of the longest build says less than this. */
 const maxAnswers = 100_000;
-/** How long a worker that has answered may take to end. */
-const farewellMs = 2_000;
 /** Reasons that may be the doing of bytes that are not the digest's. */
 const mayBeDamage = new Set(["IMAGE_LAYER_INVALID", "IMAGE_DIGEST_MISMATCH"]);
 
@@ -56,7 +54,6 @@ export async function runJob(
       ),
     ),
   );
-  let farewell: NodeJS.Timeout | undefined;
   try {
     process.control.write(encodeFrame(job));
     const answered = lastAnswer(process, onProgress)
@@ -65,9 +62,7 @@ export async function runJob(
         if (error instanceof FrameError) condemn(misbehaved("has sent what no worker sends", error));
         return undefined;
       })
-      .finally(() => {
-        farewell = setTimeout(process.kill, farewellMs); // it has said all that it may say
-      });
+      .finally(process.kill); // it has said all that it may say, and written what it says
     const fed = feed(chunks ?? nothing(), process.input, answered).catch(condemn);
     const [answer, isFed] = await Promise.all([answered, fed]);
     const end = await process.ended;
@@ -82,7 +77,6 @@ export async function runJob(
     if (words !== "") log.warn("a build's worker has failed", { job: job.kind, words, error });
     throw error;
   } finally {
-    clearTimeout(farewell);
     signal.removeEventListener("abort", onAbort);
   }
 }
