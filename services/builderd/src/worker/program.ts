@@ -24,8 +24,8 @@ export const workerFlags = {
    * do is taken from the others.
    */
   unpack: [...rightsFlags, "--max-semi-space-size=1", "--single-threaded"],
-  /** A tree is made that lives to the end, and mostly nothing else runs: a nursery in MiB that spares copying it, helped by threads. */
-  assemble: [...rightsFlags, "--min-semi-space-size=16", "--max-semi-space-size=16"],
+  /** A tree is made that lives to the end, and mostly nothing else runs: sizes in MiB that spare copying and marking it, helped by threads. */
+  assemble: [...rightsFlags, "--min-semi-space-size=16", "--max-semi-space-size=16", "--initial-old-space-size=96"],
 } as const;
 
 export interface CompileCacheFilling extends AsyncDisposable {
