@@ -35,7 +35,9 @@ export interface UnpackLayerOptions {
 /**
  * Unpacks a layer into a layer directory: `content` and `tails`, the data of its files (stored-data.ts), and `index`, its entries.
  * The index appears last: a directory that has one is complete, unless the host lost its power, since nothing here waits for the
- * disk. After a failure the directory is the caller's to remove. The same archive gives the same three files. Throws IMAGE_LAYER_INVALID naming the layer, IMAGE_TOO_LARGE or ROOTFS_DISK_FULL.
+ * disk. After a failure the directory is the caller's to remove. The same archive gives the same three files. It is
+ * for a process that is confined: what the bytes are is told by a parser and by `igzip`, which it starts. Throws IMAGE_LAYER_INVALID
+ * naming the layer, IMAGE_TOO_LARGE, ROOTFS_DISK_FULL or ROOTFS_TOOL_MISSING.
  */
 export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: UnpackLayerOptions): Promise<void> {
   const { digest, diffId, directory, limits, signal, sizeBytes, onBytes } = options;
@@ -48,7 +50,7 @@ export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: Un
   const parser = new TarParser(sink);
   let bytes = 0;
   try {
-    for await (const chunk of decompress(chunks, { sizeBytes, limits, signal })) {
+    for await (const chunk of decompress(chunks, { sizeBytes, limits, gunzip: "igzip", signal })) {
       parser.write(chunk);
       for (const piece of sink.encoder.take()) index.add(piece);
       // Written by the thread pool while this thread hashes.

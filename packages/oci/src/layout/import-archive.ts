@@ -57,7 +57,7 @@ async function* unpacked(chunks: AsyncIterable<Uint8Array>, limits: ImageLimits)
   }
   const { signal } = new AbortController(); // the caller ends `chunks`
   // Its length is not known before its end, so the ratio is looked at here.
-  const options = { sizeBytes: Number.MAX_SAFE_INTEGER, limits, signal };
+  const options = { sizeBytes: Number.MAX_SAFE_INTEGER, limits, gunzip: "zlib", signal } as const;
   for await (const chunk of decompress(counted(), options)) {
     given += chunk.length;
     if (given > limits.compressionRatio * received) {

@@ -786,6 +786,7 @@ const tarForms: Record<string, Case> = {
 
 const plain = tarOf([file("a", "content".repeat(300))]);
 const plainTree = { a: "2100 bytes" };
+const emptyGzip = gzipSync(Buffer.alloc(0));
 const gzipWithWrongSum = (bytes: Buffer): Buffer => {
   const stored = gzipSync(bytes);
   stored.writeUInt8(stored.readUInt8(stored.length - 6) ^ 1, stored.length - 6);
@@ -820,8 +821,21 @@ const streams: Record<string, Case> = {
     layers: [{ archive: plain, stored: Buffer.concat([skippable, zstdCompressSync(plain)]) }],
     gives: plainTree,
   },
-  "bytes behind the end of a gzip stream are not read": {
+  "gzip in many members, some of them empty": {
+    layers: [
+      {
+        archive: plain,
+        stored: Buffer.concat(Array.from(plain, (_, at) => [gzipSync(plain.subarray(at, at + 1)), emptyGzip]).flat()),
+      },
+    ],
+    gives: plainTree,
+  },
+  "zeros behind the end of a gzip stream": {
     layers: [{ archive: plain, stored: Buffer.concat([gzipSync(plain), Buffer.alloc(100)]) }],
+    gives: plainTree,
+  },
+  "more zeros behind the end of a gzip stream than pipes hold": {
+    layers: [{ archive: plain, stored: Buffer.concat([gzipSync(plain), Buffer.alloc(2 ** 22)]) }],
     gives: plainTree,
   },
   "no end mark": { layers: [{ archive: plain.subarray(0, -1024) }], gives: plainTree },
