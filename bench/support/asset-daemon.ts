@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Client } from "@connectrpc/connect";
 import { AssetService } from "@unkey/api/asset";
+import { frugalMalloc, frugalNode } from "@unkey/cli/dev";
 import { Authority, ensureIdentity, IdentitySource } from "@unkey/pki";
 import { openRpcChannel } from "@unkey/rpc";
 
@@ -71,8 +72,8 @@ export function openAssetDaemon(settings: Readonly<Record<string, string>> = {})
       const preload = new URL("./loop-delay.ts", import.meta.url).href;
       const main = join(import.meta.dirname, "../../services/assetmanagerd/src/main.ts");
       const options = (process.env["BENCH_DAEMON_OPTIONS"] ?? "").split(" ").filter((option) => option !== "");
-      child = spawn(process.execPath, [...options, "--import", preload, main], {
-        env: { PATH: process.env["PATH"], ...Object.fromEntries(own) },
+      child = spawn(process.execPath, [...frugalNode("assetmanagerd"), ...options, "--import", preload, main], {
+        env: { PATH: process.env["PATH"], ...frugalMalloc, ...Object.fromEntries(own) },
         stdio: ["ignore", "ignore", 2, "ipc"],
       });
       while (!existsSync(addressFile)) {

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import type { Client } from "@connectrpc/connect";
 import { type Build, BuilderService, BuildState } from "@unkey/api/builder";
 import { newId } from "@unkey/base";
-import { openHome, unkeyPlatform } from "@unkey/cli/dev";
+import { frugalMalloc, frugalNode, openHome, unkeyPlatform } from "@unkey/cli/dev";
 import { IdentitySource } from "@unkey/pki";
 import { callOptions, mintPrincipal, openRpcChannel } from "@unkey/rpc";
 
@@ -49,12 +49,11 @@ export class BuildDaemons implements AsyncDisposable {
       const ports = Object.fromEntries(Object.keys(spec.ports).map((endpoint) => [endpoint, 0]));
       const settings = spec.environment({ home, ports });
       const options = (process.env["BENCH_DAEMON_OPTIONS"] ?? "").split(" ").filter((option) => option !== "");
-      const child = spawn(process.execPath, ["--max-semi-space-size=2", ...options, spec.main], {
+      const child = spawn(process.execPath, [...frugalNode(name), ...options, spec.main], {
         env: {
           PATH: process.env["PATH"],
           NODE_COMPILE_CACHE: home.compileCacheDir,
-          MALLOC_ARENA_MAX: "1",
-          MALLOC_TRIM_THRESHOLD_: "131072",
+          ...frugalMalloc,
           ...settings,
         },
         stdio: ["ignore", "ignore", "inherit"],

@@ -37,7 +37,7 @@ const filesAtOnce = 500;
 const recountsAtOnce = 1000;
 /** Rows that a transaction changes: as many as take about so long, since it holds the database meanwhile. */
 const sliceTargetMs = 3;
-const sliceSizes = { first: 100, least: 20, most: 400 };
+const sliceSizes = { first: 50, least: 20, most: 400 };
 /** What a pass may mark and sweep in all; what is left over waits for the next. */
 const maxPerPass = 100_000;
 const maxLogged = 10;
@@ -52,7 +52,6 @@ export class Collector {
   readonly #passes = new KeyedTurns();
   /** Blobs without an asset that the previous pass saw; only those may go, so that each gets one pass of delay. */
   #orphans: ReadonlySet<Digest> = new Set();
-  #sliceSize = sliceSizes.first;
   readonly #freed: Counter;
   readonly #disagreements: Gauge;
 
@@ -180,7 +179,7 @@ export class Collector {
 
   /**
    * Works through slices until one answers that nothing is left, and fits the size of the next one to the time that the last
-   * one took, on this disk and under this load.
+   * one took, on this disk and under this load, with this kind of work.
    */
   async #inSlices(
     budget: () => number,
@@ -188,13 +187,14 @@ export class Collector {
     signal: AbortSignal,
   ): Promise<void> {
     let after: Position | undefined;
+    let size = sliceSizes.first;
     while (budget() > 0) {
       signal.throwIfAborted();
       const startMs = performance.now();
-      after = await work(after, Math.min(this.#sliceSize, budget()));
+      after = await work(after, Math.min(size, budget()));
       if (after === undefined) return;
       const factor = Math.min(1.5, sliceTargetMs / Math.max(0.1, performance.now() - startMs));
-      this.#sliceSize = Math.max(sliceSizes.least, Math.min(sliceSizes.most, Math.round(this.#sliceSize * factor)));
+      size = Math.max(sliceSizes.least, Math.min(sliceSizes.most, Math.round(size * factor)));
       await yieldToOthers();
     }
   }

@@ -148,6 +148,7 @@ export class SupervisedDaemon {
     const { home, env } = this.#life;
     this.#life.prepare(this.spec);
     return spawnDaemon({
+      name: this.spec.name,
       main: this.spec.main,
       home: home.root,
       compileCacheDir: home.compileCacheDir,

@@ -8,7 +8,7 @@ import { syncDirectory } from "./sync-directory.ts";
 
 const readChunkBytes = 1024 * 1024;
 /** Space that an upload must leave, so that the catalog beside it can still commit: its log may have 128 MiB. */
-const reserveBytes = 256 * 1024 * 1024;
+const reserveBytes = 512 * 1024 * 1024;
 
 /** Uploads under way as files `<root>/incoming/<asset id>`. */
 export class DiskIncomingFiles implements IncomingFiles {

@@ -216,11 +216,15 @@ async function discount(tx: SqlStatements, gone: readonly RemovedRow[]): Promise
 async function unrefer(tx: SqlStatements, gone: readonly RemovedRow[]): Promise<number> {
   const times = new Map<BlobId, number>();
   for (const { blob_id } of gone) if (blob_id !== null) times.set(blob_id, (times.get(blob_id) ?? 0) + 1);
-  const rows = await tx.query<{ size_bytes: number; refs: number }>(
+  await tx.run(
     `UPDATE blobs SET refs = refs - taken.times
-     FROM (SELECT value ->> 0 AS blob_id, value ->> 1 AS times FROM json_each(?)) AS taken WHERE blobs.blob_id = taken.blob_id
-     RETURNING size_bytes, refs`,
+     FROM (SELECT value ->> 0 AS blob_id, value ->> 1 AS times FROM json_each(?)) AS taken WHERE blobs.blob_id = taken.blob_id`,
     [JSON.stringify([...times])],
   );
-  return rows.reduce((sum, { size_bytes, refs }) => (refs <= 0 ? sum + size_bytes : sum), 0);
+  // Summed there: a row for each would be an object for each here.
+  const row = await tx.one<{ bytes: number | null }>(
+    "SELECT SUM(size_bytes) AS bytes FROM blobs WHERE refs <= 0 AND blob_id IN (SELECT value FROM json_each(?))",
+    [JSON.stringify([...times.keys()])],
+  );
+  return row?.bytes ?? 0;
 }
