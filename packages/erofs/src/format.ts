@@ -72,13 +72,14 @@ export interface Superblock {
   readonly sharedXattrBlock: number;
   readonly uuid: Buffer;
   readonly hasChunks: boolean;
-  readonly devices: readonly MappedDevice[];
+  readonly devices: readonly (MappedDevice & {
+    /** SHA-256 of its bytes, in hexadecimal digits. */
+    readonly digest: string;
+  })[];
 }
 
 /** A further device that holds blocks of files. */
 export interface MappedDevice {
-  /** SHA-256 of its bytes, in hexadecimal digits. */
-  readonly digest: string;
   readonly blockCount: number;
   /** Where its first block stands among the image's block numbers: behind the image's own blocks and other devices'. */
   readonly mappedBlock: number;

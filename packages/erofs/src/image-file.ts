@@ -6,7 +6,7 @@ const bufferBytes = 2 * 1024 * 1024;
 const bufferCount = 3;
 
 /**
- * A file written from its first byte to its last. Bytes gather in one buffer while the others are written by the thread pool.
+ * A file written from its first byte to its last, but for its start. Bytes gather in one buffer while the others are written by the thread pool.
  */
 export class ImageFile implements AsyncDisposable {
   readonly #handle: FileHandle;
@@ -70,7 +70,7 @@ export class ImageFile implements AsyncDisposable {
     this.#throwIfFailed();
     const full = this.#buffer;
     const bytes = full.subarray(0, this.#used);
-    this.#writes.push(this.#write(full, bytes, this.#written));
+    this.#writes.push(this.#write(bytes, this.#written).then(() => void this.#spare.push(full)));
     this.#written += this.#used;
     this.#used = 0;
     if (this.#writes.length === bufferCount) await this.#writes.shift();
@@ -92,10 +92,11 @@ export class ImageFile implements AsyncDisposable {
     }
   }
 
-  /** Ends the file; until then, disposing removes it. */
-  async finish(signal: AbortSignal): Promise<{ sizeBytes: number }> {
+  /** Ends the file, with `start` in place of its first bytes; until then, disposing removes it. */
+  async finish(start: Uint8Array, signal: AbortSignal): Promise<{ sizeBytes: number }> {
     await this.makeRoom(signal);
     await Promise.all(this.#writes);
+    await this.#write(start, 0);
     this.#throwIfFailed();
     signal.throwIfAborted();
     this.#kept = true;
@@ -113,7 +114,7 @@ export class ImageFile implements AsyncDisposable {
   }
 
   /** Never rejects: the failure waits for the next call. */
-  async #write(buffer: Buffer, bytes: Uint8Array, position: number): Promise<void> {
+  async #write(bytes: Uint8Array, position: number): Promise<void> {
     try {
       for (let at = 0; at < bytes.length; ) {
         const { bytesWritten } = await this.#handle.write(bytes, at, bytes.length - at, position + at);
@@ -122,7 +123,6 @@ export class ImageFile implements AsyncDisposable {
     } catch (error) {
       this.#failure ??= asFailure(error);
     }
-    this.#spare.push(buffer);
   }
 }
 

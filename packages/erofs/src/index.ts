@@ -5,6 +5,7 @@ export type {
   ErofsDirectory,
   ErofsFile,
   ErofsMetadata,
+  ErofsNewDevice,
   ErofsNode,
   ErofsPlace,
   ErofsRange,

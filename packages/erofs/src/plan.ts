@@ -18,7 +18,7 @@ import { chunkLayout, chunkListBytes } from "./holes.ts";
 import { chunksOf, entriesOf, type Inode } from "./inode.ts";
 import { SlotAllocator } from "./slot-allocator.ts";
 import { survey } from "./survey.ts";
-import type { ErofsDevice, ErofsDirectory, ErofsFile, ErofsNode } from "./tree.ts";
+import type { ErofsDirectory, ErofsFile, ErofsNewDevice, ErofsNode } from "./tree.ts";
 import type { XattrTable } from "./xattr-table.ts";
 
 /*
@@ -53,7 +53,7 @@ export interface Plan {
 const maxGroupBlocks = 256;
 
 /** Throws IMAGE_TOO_LARGE or IMAGE_LAYER_INVALID for what EROFS cannot hold, RangeErrors for a contradictory tree. */
-export function planImage(root: ErofsDirectory, files: readonly ErofsFile[], devices: readonly ErofsDevice[]): Plan {
+export function planImage(root: ErofsDirectory, files: readonly ErofsFile[], devices: readonly ErofsNewDevice[]): Plan {
   checkDevices(devices);
   const { inodes, treeInodes, fileInodes, commonMtimeNs, xattrs } = survey(root, files);
   const space = new BlockSpace();
@@ -66,11 +66,7 @@ export function planImage(root: ErofsDirectory, files: readonly ErofsFile[], dev
   const hasChunks = fileInodes.some(({ layout }) => layout === dataLayout.chunks);
   // fsck.erofs 1.5 reads a few bytes behind every inode, attributes or none: the last inode is not the end of the image.
   const blockCount = space.take(1) + 1;
-  const mapped = devices.map(({ digest, blockCount: blocks }) => ({
-    digest,
-    blockCount: blocks,
-    mappedBlock: space.take(blocks),
-  }));
+  const mapped = devices.map(({ blockCount: blocks }) => ({ blockCount: blocks, mappedBlock: space.take(blocks) }));
   for (const inode of fileInodes) placeInDevice(inode, mapped);
   return {
     inodes,
@@ -86,10 +82,14 @@ export function planImage(root: ErofsDirectory, files: readonly ErofsFile[], dev
   };
 }
 
-function checkDevices(devices: readonly ErofsDevice[]): void {
+export function checkDeviceDigest(digest: string): void {
+  if (!/^[0-9a-f]{64}$/.test(digest)) throw new RangeError("a device's digest is no sha256 in hexadecimal digits");
+}
+
+function checkDevices(devices: readonly ErofsNewDevice[]): void {
   if (devices.length > maxDevices) throw new RangeError(`an image has ${maxDevices} devices at most`);
   for (const { digest, blockCount } of devices) {
-    if (!/^[0-9a-f]{64}$/.test(digest)) throw new RangeError("a device's digest is no sha256 in hexadecimal digits");
+    if (typeof digest === "string") checkDeviceDigest(digest);
     if (!Number.isSafeInteger(blockCount) || blockCount < 1) throw new RangeError("a device has no blocks");
   }
 }

@@ -46,6 +46,11 @@ export interface ErofsDevice {
   readonly blockCount: number;
 }
 
+/** One of an image that is to be written; its digest may still be counted meanwhile. */
+export interface ErofsNewDevice extends Omit<ErofsDevice, "digest"> {
+  readonly digest: ErofsDevice["digest"] | Promise<ErofsDevice["digest"]>;
+}
+
 export interface ErofsSymlink {
   readonly kind: "symlink";
   readonly metadata: ErofsMetadata;

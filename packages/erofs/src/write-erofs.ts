@@ -18,15 +18,15 @@ import {
 import { pieces, storedRuns, writeChunkAddresses } from "./holes.ts";
 import { ImageFile } from "./image-file.ts";
 import { chunksOf, entriesOf, type Inode } from "./inode.ts";
-import { type Group, type Plan, planImage } from "./plan.ts";
-import type { ErofsDevice, ErofsDirectory, ErofsFile } from "./tree.ts";
+import { checkDeviceDigest, type Group, type Plan, planImage } from "./plan.ts";
+import type { ErofsDirectory, ErofsFile, ErofsNewDevice } from "./tree.ts";
 
 export interface ErofsOptions {
   readonly root: ErofsDirectory;
   /** Every file of the tree once, in the order in which `content` supplies them. */
   readonly files: readonly ErofsFile[];
   /** What files have blocks in beside the image, in the order in which they are attached; at most 16. */
-  readonly devices?: readonly ErofsDevice[];
+  readonly devices?: readonly ErofsNewDevice[];
   /** The files' data ranges, concatenated, in chunks of any size; of a file with a place in a device only an inlined tail. */
   readonly content: AsyncIterable<Uint8Array>;
   /** Is replaced; removed again when writing fails. */
@@ -41,7 +41,7 @@ export interface ErofsImage {
 }
 
 /**
- * Writes a tree as an uncompressed EROFS image (Linux, fs/erofs/erofs_fs.h) with blocks of 4 KiB, front to back. The same
+ * Writes a tree as an uncompressed EROFS image (Linux, fs/erofs/erofs_fs.h) with blocks of 4 KiB, front to back and then its first block. The same
  * tree, order of files, content and identity give the same bytes. Memory grows with the number of nodes, not with their
  * content. Throws IMAGE_LAYER_INVALID or IMAGE_TOO_LARGE for what the format cannot hold, ROOTFS_DISK_FULL, and a
  * RangeError when tree, files and content contradict each other.
@@ -53,8 +53,9 @@ export async function writeErofs(options: ErofsOptions): Promise<ErofsImage> {
   try {
     const plan = planImage(options.root, options.files, options.devices ?? []);
     await using image = await ImageFile.create(options.imagePath);
-    await new ImageWriter(plan, image, content, signal).write(options.identity);
-    return await image.finish(signal);
+    await image.writeZeros(blockBytes, signal); // the superblock's
+    await new ImageWriter(plan, image, content, signal).write();
+    return await image.finish(await firstBlock(plan, options), signal);
   } finally {
     await content.close();
   }
@@ -77,15 +78,8 @@ class ImageWriter {
     this.#signal = signal;
   }
 
-  async write(identity: string): Promise<void> {
-    const { rootNid, inodes, commonMtimeNs, blockCount, sharedXattrBlock, hasChunks, xattrs, devices } = this.#plan;
-    const inodeCount = inodes.size;
-    const uuid = uuidOf(identity);
-    const compactMtimeNs = commonMtimeNs;
-    await this.#image.write(
-      superblock({ rootNid, inodeCount, compactMtimeNs, blockCount, sharedXattrBlock, uuid, hasChunks, devices }),
-      this.#signal,
-    );
+  async write(): Promise<void> {
+    const { blockCount, xattrs } = this.#plan;
     for (const group of this.#plan.treeGroups) await this.#writeTreeGroup(group);
     for (const piece of xattrs.area()) await this.#image.write(piece, this.#signal);
     await this.#fillBlock();
@@ -213,6 +207,19 @@ class ImageWriter {
     const over = this.#image.sizeBytes % blockBytes;
     if (over > 0) await this.#image.writeZeros(blockBytes - over, this.#signal);
   }
+}
+
+/** The superblock, once it is known what the devices are. */
+async function firstBlock(plan: Plan, { identity, devices = [] }: ErofsOptions): Promise<Buffer> {
+  const digests = await Promise.all(devices.map(({ digest }) => Promise.resolve(digest)));
+  digests.forEach(checkDeviceDigest);
+  return superblock({
+    ...plan,
+    inodeCount: plan.inodes.size,
+    compactMtimeNs: plan.commonMtimeNs,
+    uuid: uuidOf(identity),
+    devices: plan.devices.map((device, index) => ({ ...device, digest: digests[index] ?? "" })),
+  });
 }
 
 function placeOf(inode: Inode): number {

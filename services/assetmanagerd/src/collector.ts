@@ -33,8 +33,8 @@ export interface Tally {
 /** Assets of a pass that are named: 100,000 ids held in memory, and then in one answer, make pauses of some 30 ms. */
 const maxNamed = 1000;
 /** Files that are compared with rows at a time, and rows with the assets that they count. */
-const filesAtOnce = 500;
-const recountsAtOnce = 1000;
+const filesAtOnce = 200;
+const recountsAtOnce = 200;
 /** Rows that a transaction changes: as many as take about so long, since it holds the database meanwhile. */
 const sliceTargetMs = 3;
 const sliceSizes = { first: 50, least: 20, most: 400 };

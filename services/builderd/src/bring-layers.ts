@@ -1,4 +1,4 @@
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { formatBytes } from "@unkey/base";
 import {
@@ -9,7 +9,7 @@ import {
   shortDigest,
   streamLayers,
 } from "@unkey/oci";
-import { choosePartLayers } from "./domain/parts.ts";
+import { choosePartLayers, isWorthAPart } from "./domain/parts.ts";
 import type { CachedLayer, LayerCache, LayerKey, LayerUser } from "./layer-cache/layer-cache.ts";
 import type { StoredPart } from "./store-part.ts";
 import { type ImageWorkers, parallelLayers } from "./worker/image-workers.ts";
@@ -38,8 +38,10 @@ export interface BringLayersOptions {
   readonly onHere: (digest: Digest, name: string) => void;
   /** Told before anything is fetched, and after each layer: how many are still to be unpacked. */
   readonly onLeft: (layers: number) => void;
-  /** Stores the content of a layer, at `path`, as a part; undefined when it is to be none. Layers are still coming meanwhile. */
-  readonly storePart: (layer: LayerKey, path: string) => Promise<StoredPart | undefined>;
+  /** Whether contents may be parts at all. */
+  readonly takesParts: boolean;
+  /** Stores the content of a layer, at `path`, as a part. Layers are still coming meanwhile. */
+  readonly storePart: (layer: LayerKey, path: string) => Promise<StoredPart>;
   readonly say: (text: string) => Promise<void>;
 }
 
@@ -50,44 +52,44 @@ interface Wanted {
 
 /**
  * Brings an image's layers into one directory: those of the cache that the tenant may have are linked, the others are unpacked while
- * they are fetched and stay in the cache. Each is stored as a part as soon as it is here, if it is to be one. Answers the parts of the
- * layers, lowest first; of a layer that the image has twice the upper place hides the lower and alone has it. Throws what the source,
- * the workers and `storePart` throw.
+ * they are fetched and stay in the cache. Each is stored as a part as soon as it is here, if it is to be one. Answers, when all layers are
+ * here, their parts, lowest first, which are perhaps still being stored and read `directory`; of a layer that the image has twice the
+ * upper place hides the lower and alone has it. Throws what the source and the workers throw.
  */
-export async function bringLayers(options: BringLayersOptions): Promise<(StoredPart | undefined)[]> {
-  const { directory } = options;
+export async function bringLayers(options: BringLayersOptions): Promise<(Promise<StoredPart> | undefined)[]> {
+  const { directory, takesParts } = options;
   await mkdir(directory, { recursive: true, mode: 0o755 });
   const places = new Map<Digest, Wanted & { readonly last: number }>();
   for (const [index, layer] of options.layers.entries()) {
     const { digest } = layer.descriptor;
     places.set(digest, { layer, slot: places.get(digest)?.slot ?? String(index), last: index });
   }
-  const chosen = choosePartLayers(options.layers.map(({ descriptor }) => descriptor));
-  const parts = new Map<Digest, Promise<StoredPart | undefined>>();
-  const onHere = ({ layer: { descriptor, diffId }, slot }: Wanted): void => {
+  const chosen = takesParts ? choosePartLayers(options.layers.map(({ descriptor }) => descriptor)) : new Set();
+  const parts = new Map<Digest, Promise<StoredPart>>();
+  const onHere = async ({ layer: { descriptor, diffId }, slot }: Wanted): Promise<void> => {
     const { digest } = descriptor;
     options.onHere(digest, slot);
-    if (!chosen.has(digest)) return;
-    const part = options.storePart({ digest, diffId }, join(directory, slot, "content"));
-    part.catch(() => undefined); // told below
+    const path = join(directory, slot, "content");
+    if (!chosen.has(digest) || !isWorthAPart((await stat(path)).size)) return;
+    const part = options.storePart({ digest, diffId }, path);
+    part.catch(() => undefined); // told to the caller
     parts.set(digest, part);
   };
   try {
     await bringEach(options, [...places.values()], onHere);
-    return await Promise.all(
-      options.layers.map(async ({ descriptor: { digest } }, index) =>
-        places.get(digest)?.last === index ? parts.get(digest) : undefined,
-      ),
-    );
-  } finally {
+  } catch (error) {
     await Promise.allSettled(parts.values()); // they read what the caller may remove now
+    throw error;
   }
+  return options.layers.map(({ descriptor: { digest } }, index) =>
+    places.get(digest)?.last === index ? parts.get(digest) : undefined,
+  );
 }
 
 async function bringEach(
   options: BringLayersOptions,
   wanted: readonly Wanted[],
-  onHere: (one: Wanted) => void,
+  onHere: (one: Wanted) => Promise<void>,
 ): Promise<void> {
   const { cache, user, directory, signal, onMissing, onAllFetched, say } = options;
   const isHere = await Promise.all(
@@ -101,7 +103,7 @@ async function bringEach(
   }
   await say(`fetching ${missing.length} of ${wanted.length} layers, ${formatBytes(missingBytes)}`);
   await onMissing(missingBytes);
-  linked.forEach(onHere);
+  for (const one of linked) await onHere(one);
   options.onLeft(missing.length);
   if (missing.length === 0) await onAllFetched();
   else await fetchMissing(options, missing, missingBytes, onHere);
@@ -111,7 +113,7 @@ async function fetchMissing(
   options: BringLayersOptions,
   missing: readonly Wanted[],
   missingBytes: number,
-  onHere: (one: Wanted) => void,
+  onHere: (one: Wanted) => Promise<void>,
 ): Promise<void> {
   const { cache, workers, user, name, scratchDirectory, directory, limits, signal, say } = options;
   const byDigest = new Map(missing.map((one) => [one.layer.descriptor.digest, one]));
@@ -149,7 +151,7 @@ async function fetchMissing(
       });
       unpacked.set(digest, sizeBytes);
       await cache.put(layer, user, made, join(directory, slot));
-      onHere(one);
+      await onHere(one);
       options.onLeft(--left);
       await rm(own, { recursive: true, force: true });
       await say(`unpacked ${shortDigest(digest)}, ${formatBytes(sizeBytes)}`);

@@ -155,10 +155,16 @@ export class BuildRunner {
     );
     try {
       await mkdir(scratch, { recursive: true, mode: 0o700 });
-      const parts = await this.#bring(progress, source, image, { name, scratch, directory, policy, feed }, signal);
+      const storing = await this.#bring(progress, source, image, { name, scratch, directory, policy, feed }, signal);
+      const each = storing.map((part) => Promise.resolve(part));
+      stack.defer(async () => void (await Promise.allSettled(each))); // before what they read is removed
       await progress.move("extracting", "write");
+      const stored = Promise.all(each);
+      const digests = stored.then((parts) => parts.map((part) => part?.digest));
+      digests.catch(() => undefined); // told by `write`
       const rootfs = await feed.write({
-        parts: parts.map((part) => part?.digest),
+        isPart: storing.map((part) => part !== undefined),
+        digests,
         format: recipe.format,
         identity: rootfsIdentity(recipe, policy.setuid),
         setuid: policy.setuid,
@@ -168,7 +174,7 @@ export class BuildRunner {
       }
       const { uid, gid, groups, home } = resolveUser(user, rootfs.passwd, rootfs.group);
       await progress.move("writing", "register");
-      const made = { recipe, rootfs, parts: parts.filter((part) => part !== undefined), signatures };
+      const made = { recipe, rootfs, parts: (await stored).filter((part) => part !== undefined), signatures };
       return {
         ...(await this.#register(progress, source, manifest, made, signal)),
         process: { argv, env: withHome(env, home), workingDir, uid, gid, groups, stopSignal, exposedPorts },
@@ -193,7 +199,7 @@ export class BuildRunner {
       readonly feed: LayerFeed;
     },
     signal: AbortSignal,
-  ): Promise<(StoredPart | undefined)[]> {
+  ): Promise<(Promise<StoredPart> | undefined)[]> {
     const { assets, layers: cache, workers, fetchQuota } = this.#deps;
     const { build } = progress;
     const { name, scratch, directory, policy, feed } = place;
@@ -214,11 +220,9 @@ export class BuildRunner {
         limits: policy.limits,
         signal,
         say: (text) => this.#say(build, text),
-        // Of formats that can be in parts.
-        storePart: async (layer, path) =>
-          build.request.format === "erofs"
-            ? storePart(layer, path, { assets, cache, tenantId: build.tenantId, buildId: build.buildId, signal })
-            : undefined,
+        takesParts: build.request.format === "erofs",
+        storePart: (layer, path) =>
+          storePart(layer, path, { assets, cache, tenantId: build.tenantId, buildId: build.buildId, signal }),
         onHere: (digest, slot) => feed.here(digest, slot),
         onLeft: (left) => {
           // It takes the place of a process that unpacks: no more of them at once than before.

@@ -5,7 +5,13 @@ import { LayerFeed } from "./layer-feed.ts";
 import type { Assembler, RootfsOptions } from "./worker/image-workers.ts";
 
 const digest = (name: string): Digest => digestOf(Buffer.from(name));
-const options: RootfsOptions = { parts: [], format: "erofs", identity: "test", setuid: "keep" };
+const options: RootfsOptions = {
+  isPart: [],
+  digests: Promise.resolve([]),
+  format: "erofs",
+  identity: "test",
+  setuid: "keep",
+};
 
 function imageOf(...names: readonly string[]): ResolvedImage["layers"] {
   return names.map((name) => ({

@@ -1,6 +1,5 @@
 import { stat } from "node:fs/promises";
 import type { AssetId, TenantId } from "@unkey/base";
-import { isWorthAPart } from "./domain/parts.ts";
 import type { LayerCache, LayerKey } from "./layer-cache/layer-cache.ts";
 import type { AssetRegistry } from "./ports.ts";
 
@@ -20,17 +19,13 @@ export interface StorePartDeps {
   readonly signal: AbortSignal;
 }
 
-/**
- * Stores the content of a layer that lies at `path`, unless the tenant has it already; undefined when it is not worth a part. Throws
- * what storing throws.
- */
+/** Stores the content of a layer that lies at `path`, unless the tenant has it already. Throws what storing throws. */
 export async function storePart(
   layer: LayerKey,
   path: string,
   { assets, cache, tenantId, buildId, signal }: StorePartDeps,
-): Promise<StoredPart | undefined> {
+): Promise<StoredPart> {
   const { size: sizeBytes } = await stat(path);
-  if (!isWorthAPart(sizeBytes)) return undefined;
   const knownDigest = await cache.contentDigest(layer);
   const uploadKey = `${layer.digest} of ${buildId}`;
   const file = { tenantId, uploadKey, name: layer.digest, path, sizeBytes, knownDigest };

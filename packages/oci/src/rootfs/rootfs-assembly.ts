@@ -1,7 +1,7 @@
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { kib, ServiceError } from "@unkey/base";
-import { blockBytes, type ErofsDevice, writeErofs } from "@unkey/erofs";
+import { blockBytes, type ErofsNewDevice, writeErofs } from "@unkey/erofs";
 import { type ByteString, printable } from "../byte-string.ts";
 import { type Digest, shortDigest } from "../digest.ts";
 import { writeExt4 } from "../ext4/write-ext4.ts";
@@ -31,9 +31,9 @@ export interface AssemblyOptions {
 export interface WriteRootfsOptions {
   /**
    * For each layer, lowest first: set when its `content` is attached beside the image and not copied into it, to the SHA-256 of that
-   * file in hexadecimal digits, as whoever stores it counted it. They are the image's devices. Means nothing to ext4.
+   * file in hexadecimal digits, as whoever stores it counts it meanwhile. They are the image's devices. Means nothing to ext4.
    */
-  readonly devices: readonly (string | undefined)[];
+  readonly devices: readonly (string | Promise<string> | undefined)[];
   /** Is replaced. */
   readonly imagePath: string;
   readonly format: "erofs" | "ext4";
@@ -155,11 +155,11 @@ export class RootfsAssembly implements AsyncDisposable {
 
 /** Gives each file that has blocks in a device its place there. */
 function placeInDevices(
-  digests: readonly (string | undefined)[],
+  digests: WriteRootfsOptions["devices"],
   contentBytes: readonly number[],
   files: readonly FileNode[],
-): ErofsDevice[] {
-  const devices: ErofsDevice[] = [];
+): ErofsNewDevice[] {
+  const devices: ErofsNewDevice[] = [];
   const deviceOf = digests.map((digest, layer) => {
     if (digest === undefined) return undefined;
     return devices.push({ digest, blockCount: (contentBytes[layer] ?? 0) / blockBytes }) - 1;

@@ -7,7 +7,7 @@ import type { IncomingFile, IncomingFiles } from "../ports.ts";
 import { syncDirectory } from "./sync-directory.ts";
 
 const readChunkBytes = 1024 * 1024;
-/** Space that an upload must leave, so that the catalog beside it can still commit: its log may have 128 MiB. */
+/** Space that an upload must leave, so that the catalog beside it can still commit: its log may have 256 MiB. */
 const reserveBytes = 512 * 1024 * 1024;
 
 /** Uploads under way as files `<root>/incoming/<asset id>`. */

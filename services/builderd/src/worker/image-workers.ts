@@ -7,7 +7,7 @@ import type { Digest, ImageLimits, ResolvedImage } from "@unkey/oci";
 import type { SetuidPolicy } from "../domain/policy.ts";
 import type { Sandbox } from "../sandbox/sandbox.ts";
 import { encodeFrame } from "./frames.ts";
-import type { AssembledRootfs, LayerStep, WriteStep } from "./messages.ts";
+import type { AssembledRootfs, DigestsStep, LayerStep, WriteStep } from "./messages.ts";
 import { misbehaved } from "./misbehaved.ts";
 import { workerFlags } from "./program.ts";
 import { runJob } from "./run-job.ts";
@@ -36,8 +36,10 @@ export interface AssemblerOptions {
 }
 
 export interface RootfsOptions {
-  /** For each layer: the digest of its content, `sha256:<hex>`, when that is a part. */
-  readonly parts: readonly (string | undefined)[];
+  /** For each layer: whether its content is a part. */
+  readonly isPart: readonly boolean[];
+  /** Digests of the parts, `sha256:<hex>`: they may still be counted when writing begins. */
+  readonly digests: Promise<readonly (string | undefined)[]>;
   readonly format: "erofs" | "ext4";
   /** Same layers, parts and identity, same bytes. */
   readonly identity: string;
@@ -115,13 +117,14 @@ export class SandboxedWorkers implements ImageWorkers {
     const job = { kind: "assemble", layerCount, limits } as const;
     const made = runJob(worker, job, { ...this.#jobOptions(directory), signal, onProgress: onBytes });
     made.catch(() => undefined); // told to whoever asks for the root filesystem
-    const tell = (step: LayerStep | WriteStep): void => void worker.control.write(encodeFrame(step));
+    const tell = (step: LayerStep | WriteStep | DigestsStep): void => void worker.control.write(encodeFrame(step));
     return {
       add: (layer) => tell({ kind: "layer", ...layer, directory: join(inside, "in", layer.directory) }),
-      write: async ({ parts, ...rest }) => {
-        const devices = parts.map((digest) => digest?.slice("sha256:".length) ?? null);
+      write: async ({ isPart, digests, ...rest }) => {
         const out = join(inside, "out");
-        tell({ kind: "write", devices, imagePath: join(out, imageName), scratchDirectory: out, ...rest });
+        tell({ kind: "write", devices: isPart, imagePath: join(out, imageName), scratchDirectory: out, ...rest });
+        const parts = await digests;
+        tell({ kind: "digests", digests: parts.map((digest) => digest?.slice("sha256:".length) ?? null) });
         return takeImage(join(directory, "out", imageName), await made);
       },
       [Symbol.asyncDispose]: () => worker[Symbol.asyncDispose](),

@@ -5,6 +5,7 @@ import { RootfsAssembly, unpackLayer } from "@unkey/oci/rootfs";
 import { encodeFrame, readFrames } from "./frames.ts";
 import {
   type AssembleJob,
+  type DigestsStep,
   failureMessage,
   type Job,
   type LayerStep,
@@ -14,7 +15,7 @@ import {
 
 /*
  * The process that reads what strangers wrote. One job, told on file descriptor 3, in steps if it is to assemble, and answered
- * there; a layer's bytes on standard input. It ends with its job, or when builderd goes away. What builderd says is not checked.
+ * there; a layer's bytes on standard input. It is ended when it has answered, or ends when builderd goes away. What builderd says is not checked.
  */
 
 const stepBytes = 2 ** 20;
@@ -52,24 +53,30 @@ async function unpack({ outDirectory, ...layer }: UnpackJob): Promise<unknown> {
 async function assemble({ layerCount, limits }: AssembleJob, steps: AsyncGenerator): Promise<unknown> {
   await using assembly = new RootfsAssembly({ layerCount, limits, signal: gone.signal });
   for (;;) {
-    const { value, done } = await steps.next();
-    if (done === true) throw new Error("the job has no end");
-    const step = value as LayerStep | WriteStep;
+    const step = (await nextStep(steps)) as LayerStep | WriteStep;
     if (step.kind === "layer") {
       await assembly.add(step);
       continue;
     }
     const { setuid, devices, ...rest } = step;
+    const digests = nextStep(steps).then((told) => (told as DigestsStep).digests);
+    digests.catch(() => undefined); // asked for at the end
     const scan = new PackageScan();
     const { captured, ...rootfs } = await assembly.write({
       ...rest,
-      devices: devices.map((digest) => digest ?? undefined),
+      devices: devices.map((isDevice, layer) => (isDevice ? digests.then((all) => all[layer] ?? "") : undefined)),
       policy: { setuid },
       wanted: (path, sizeBytes) => scan.wants(path, sizeBytes),
       onBytes: progress(),
     });
     return { kind: "done", rootfs: { ...rootfs, packages: scan.list(captured) } };
   }
+}
+
+async function nextStep(steps: AsyncGenerator): Promise<unknown> {
+  const { value, done } = await steps.next();
+  if (done === true) throw new Error("the job has no end");
+  return value;
 }
 
 async function answer(steps: AsyncGenerator): Promise<unknown> {
@@ -84,6 +91,12 @@ async function answer(steps: AsyncGenerator): Promise<unknown> {
   }
 }
 
-const told = await answer(readFrames(control, stepBytes));
-if (told !== undefined) await new Promise((resolve) => control.write(encodeFrame(told), resolve));
+const steps = readFrames(control, stepBytes);
+const told = await answer(steps);
+if (told !== undefined) {
+  control.write(encodeFrame(told));
+  // builderd ends this process when it has the answer. It may be saying something still: to a closed socket that would be an
+  // error, and the answer lost with it.
+  for (let isOpen = true; isOpen; ) isOpen = (await steps.next()).done !== true;
+}
 process.exit(0);

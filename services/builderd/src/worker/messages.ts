@@ -31,13 +31,19 @@ export interface LayerStep {
 
 export interface WriteStep {
   readonly kind: "write";
-  /** For each layer: the digest of its content in hex digits when that is a device of the image. */
-  readonly devices: readonly (string | null)[];
+  /** For each layer: whether its content is a device of the image. */
+  readonly devices: readonly boolean[];
   readonly imagePath: string;
   readonly format: "erofs" | "ext4";
   readonly identity: string;
   readonly setuid: SetuidPolicy;
   readonly scratchDirectory: string;
+}
+
+/** Follows `write` when all devices are counted, which may take longer than the writing: their digests in hex digits. */
+export interface DigestsStep {
+  readonly kind: "digests";
+  readonly digests: readonly (string | null)[];
 }
 
 /** What a worker is told first, and once. */
