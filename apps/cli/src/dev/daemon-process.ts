@@ -22,13 +22,12 @@ const homeVariable = "UNKEY_DEV_HOME";
 
 /**
  * Six daemons share a host with its VMs. A daemon hardly allocates, so a small nursery costs it nothing that was measured, and
- * one malloc arena saves what each thread would keep: together 1,055 MiB down to 812 after a first start, 806 down to 709 after a later
- * one, the ClickHouse child included.
+ * one malloc arena saves what each thread would keep: 873 MiB together after a first start, 1,055 without either.
  */
 const nurseryMib = 2;
 /** Daemons that do allocate. */
 const nurseriesMib: Readonly<Record<string, number>> = {
-  builderd: 1, // twice as large, buffers of sockets wait so long to be freed that V8 marks the whole heap for them: fetching takes twice the time
+  builderd: 1, // twice as large, buffers of sockets wait so long to be freed that V8 marks the whole heap for them: fetching takes twice the processor
   assetmanagerd: 4, // rows of a collection's slice do not outlive it: a sweep takes a quarter less time than with 1
 };
 export const frugalMalloc = { MALLOC_ARENA_MAX: "1" };

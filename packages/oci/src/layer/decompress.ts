@@ -20,7 +20,7 @@ export interface DecompressOptions {
   readonly sizeBytes: number;
   readonly limits: ImageLimits;
   /**
-   * Who reads gzip: `igzip`, a process that takes a third of the time, for processes that are confined with what they start; `zlib`,
+   * Who reads gzip: `igzip`, a process that takes two fifths of the processor, for processes that are confined with what they start; `zlib`,
    * which is in this process, for others.
    */
   readonly gunzip: "igzip" | "zlib";

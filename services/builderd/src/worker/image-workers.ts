@@ -137,7 +137,7 @@ export class SandboxedWorkers implements ImageWorkers {
     return sandbox.start({
       name,
       program: [process.execPath, ...flags, `--max-old-space-size=${heapMib}`, ...program],
-      // One heap for all threads that gives back what it can: freed buffers of zlib would stay in it.
+      // One heap for all threads that gives back what it can: freed buffers would stay in it.
       env: { NODE_COMPILE_CACHE: compileCache, MALLOC_ARENA_MAX: "1", MALLOC_TRIM_THRESHOLD_: "131072" },
       directory,
       limits: { memoryBytes, cpuCount: availableParallelism(), processes, fileBytes: diskBytes, openFiles },
