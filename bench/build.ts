@@ -14,8 +14,10 @@ const repeats = 5;
 const parallelLayers = Math.min(4, availableParallelism() + 1);
 const mib = 2 ** 20;
 
-/** Image in a registry → root filesystem that can be booted: against the tools that were there before, and against the least work. Each finds memory that the
- * host has at hand. */
+/**
+ * Image in a registry → root filesystem that can be booted: against the tools that were there before, and against the least work. Each
+ * finds memory that the host has at hand.
+ */
 export async function* run(): AsyncGenerator<Figure> {
   const layers = await debianLayers();
   const archiveBytes = layers.reduce((sum, layer) => sum + layer.archiveBytes, 0);

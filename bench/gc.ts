@@ -33,8 +33,8 @@ interface Pass {
 /**
  * 100,000 assets of one tenant, each with content of its own, idle beyond their grace: one pass marks them, the next sweeps
  * them, and then their files go in the background. Meanwhile another client reads an asset and takes and ends a lease on it,
- * again and again. The daemon is a process of its own; times are those of its callers. The figures of the passes are medians of rounds,
- * each with a daemon of its own.
+ * again and again. The daemon is a process of its own; times are those of its callers. How long passes take is the median of rounds, each
+ * with a daemon of its own; pauses are the longest of all rounds.
  */
 export async function* run(): AsyncGenerator<Figure> {
   const passes: { mark: Measured; sweep: Measured }[] = [];
@@ -49,8 +49,8 @@ export async function* run(): AsyncGenerator<Figure> {
   yield { name: "gc.sweep_100k_assets", value: middle(({ sweep }) => sweep.seconds), unit: "s", goal: 2 };
   yield { name: "gc.mark_100k_assets", value: middle(({ mark }) => mark.seconds), unit: "s", goal: 2 };
   for (const kind of ["mark", "sweep"] as const) {
-    const pauseMs = middle((pass) => pass[kind].pauseMs);
-    const slowestMs = middle((pass) => pass[kind].slowestMs);
+    const pauseMs = round2(Math.max(...passes.map((pass) => pass[kind].pauseMs)));
+    const slowestMs = round2(Math.max(...passes.map((pass) => pass[kind].slowestMs)));
     yield { name: `gc.${kind}_event_loop_pause_max`, value: pauseMs, unit: "ms", goal: 20 };
     yield { name: `gc.${kind}_slowest_other_call`, value: slowestMs, unit: "ms", goal: 20 };
   }
