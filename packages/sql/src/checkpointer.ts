@@ -5,8 +5,8 @@ import { Worker } from "node:worker_threads";
 const restMs = 10_000;
 
 /**
- * Copies the log of a database into its file from a thread with a connection of its own: copying and its syncs take from
- * milliseconds to seconds. Writers go on meanwhile. The thread is started when it is needed.
+ * Copies the log of a database into its file, and starts it afresh, from a thread with connections of its own: copying and its
+ * syncs take from milliseconds to seconds. The thread is started when it is needed. One call at a time.
  */
 export class Checkpointer implements AsyncDisposable {
   readonly #path: string;
@@ -21,8 +21,22 @@ export class Checkpointer implements AsyncDisposable {
     this.#program = program;
   }
 
-  /** One checkpoint, of what was in the log when it began. Only one at a time. */
-  async run(): Promise<void> {
+  /** Copies what is in the log now, beside its writers. Until one of the next two calls the log does not start afresh. */
+  copy(): Promise<void> {
+    return this.#order("copy");
+  }
+
+  /** Lets the log be. Were all of it copied, the next commit would start it afresh, and wait for a sync. */
+  release(): Promise<void> {
+    return this.#order("release");
+  }
+
+  /** Copies the rest and starts the log afresh, unless another process reads it. Nobody may write meanwhile. */
+  restart(): Promise<void> {
+    return this.#order("restart");
+  }
+
+  async #order(order: "copy" | "release" | "restart"): Promise<void> {
     clearTimeout(this.#rest);
     const worker = (this.#worker ??= this.#start());
     const ended = new AbortController();
@@ -32,7 +46,7 @@ export class Checkpointer implements AsyncDisposable {
       const exit = once(worker, "exit", { signal: ended.signal }).then(() => {
         throw new Error("the thread that copies the log has ended");
       });
-      worker.postMessage("checkpoint");
+      worker.postMessage(order);
       const [{ failure }] = await Promise.race([answer, exit]);
       if (failure !== undefined) throw new Error(failure);
     } finally {

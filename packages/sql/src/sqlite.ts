@@ -22,9 +22,9 @@ const busyTimeoutMs = 5_000;
 const maxCachedStatements = 256;
 /** More than the log ever has: cutting it when it starts afresh would take tens of milliseconds of the calling thread. */
 const walSizeLimitBytes = 512 * 1024 * 1024;
-/** Pages that the log holds when it is copied into the database beside everyone's work; */
+/** Pages of the log that are not copied yet when that is done, beside everyone's work; */
 const walPagesToCopy = 4000;
-/** and when the rest is copied while everyone waits, so that the log starts afresh and is bounded: */
+/** and pages in the log when a rest is copied while everyone waits, so that the log starts afresh and is bounded: */
 const walPagesAtMost = 65_536;
 /** a rest of so few pages, if that can be had in so many rounds beside everyone's work. */
 const walPagesToWaitFor = 200;
@@ -262,20 +262,22 @@ class Sqlite implements Sql {
   #checkpointIfDue(): void {
     if (this.#checkpointing !== undefined || this.#logKeeping === undefined) return;
     if (this.#pagesToCopy().left < walPagesToCopy) return;
-    const { checkpointer } = this.#logKeeping;
-    this.#checkpointing = (async () => {
-      for (let round = 0; round < walRounds; round++) {
-        await checkpointer.run();
-        const { log, left } = this.#pagesToCopy();
-        if (log <= walPagesAtMost) return;
-        if (left <= walPagesToWaitFor) break;
-      }
-      await this.#turns.take(() => checkpointer.run());
-    })()
+    this.#checkpointing = this.#copyLog(this.#logKeeping.checkpointer)
       .catch(() => undefined) // the log stays, and the next commit tries again
       .finally(() => {
         this.#checkpointing = undefined;
       });
+  }
+
+  async #copyLog(checkpointer: Checkpointer): Promise<void> {
+    for (let round = 0; round < walRounds; round++) {
+      await checkpointer.copy();
+      const { log, left } = this.#pagesToCopy();
+      if (left === 0) break;
+      if (log <= walPagesAtMost) return checkpointer.release();
+      if (left <= walPagesToWaitFor) break;
+    }
+    await this.#turns.take(() => checkpointer.restart());
   }
 
   #pagesToCopy(): { readonly log: number; readonly left: number } {
