@@ -168,8 +168,8 @@ interface Point {
 
 const points: readonly Point[] = [
   { at: "before the first byte of a layer", state: "PULLING", layers: [large, small], heldLayer: 1, complete: [0] },
-  { at: "in the middle of a layer", state: "PULLING", layers: [large], heldWorker: "unpack:progress", complete: [] },
-  { at: "when all is fetched", state: "EXTRACTING", layers: [small], heldWorker: "unpack:progress", complete: [] },
+  { at: "in the middle of a layer", state: "PULLING", layers: [large], heldWorker: "unpack:read", complete: [] },
+  { at: "when all is fetched", state: "EXTRACTING", layers: [small], heldWorker: "unpack:read", complete: [] },
   {
     at: "before a layer is in the cache",
     state: "EXTRACTING",

@@ -1,4 +1,4 @@
-import { rename } from "node:fs/promises";
+import { renameSync } from "node:fs";
 import { join } from "node:path";
 import { type ByteString, printable } from "../byte-string.ts";
 import { type Digest, digestAlgorithm, StreamingDigest, shortDigest } from "../digest.ts";
@@ -6,7 +6,8 @@ import { InvalidInput, rethrowInvalid } from "../invalid-input.ts";
 import { noXattrs, type TarEntry } from "../tar/tar-entry.ts";
 import { TarParser } from "../tar/tar-parser.ts";
 import { AppendingFile } from "./appending-file.ts";
-import { decompress } from "./decompress.ts";
+import { bounded } from "./decompress.ts";
+import { type LayerFile, readTar } from "./layer-file.ts";
 import { IndexEncoder } from "./layer-index.ts";
 import { bytesPerRange, checkBytes, checkCount, type ImageLimits } from "./limits.ts";
 import { contentBytesOf, paddingOf } from "./stored-data.ts";
@@ -16,9 +17,11 @@ import { keptXattrs, xattrBytes } from "./xattrs.ts";
 export const indexName = "index";
 export const contentName = "content";
 export const tailsName = "tails";
+/** There while a layer is unpacked. */
+const pipeName = "pipe";
 
-export interface UnpackLayerOptions {
-  /** Of the layer as it travels; named in errors. Whoever feeds the chunks checks it. */
+export interface UnpackLayerOptions extends LayerFile {
+  /** Of the layer as it travels; named in errors. Whoever wrote the file checks it. */
   readonly digest: Digest;
   /** Of the layer as it travels: what its unpacked size is compared with. */
   readonly sizeBytes: number;
@@ -27,39 +30,30 @@ export interface UnpackLayerOptions {
   /** Exists and is empty. */
   readonly directory: string;
   readonly limits: ImageLimits;
-  readonly signal: AbortSignal;
-  /** Called with the growing number of tar bytes read. */
-  readonly onBytes?: (bytes: number) => void;
 }
 
 /**
  * Unpacks a layer into a layer directory: `content` and `tails`, the data of its files (stored-data.ts), and `index`, its entries.
  * The index appears last: a directory that has one is complete, unless the host lost its power, since nothing here waits for the
  * disk. After a failure the directory is the caller's to remove. The same archive gives the same three files. It is
- * for a process that is confined: what the bytes are is told by a parser and by `igzip`, which it starts. Throws IMAGE_LAYER_INVALID
- * naming the layer, IMAGE_TOO_LARGE, ROOTFS_DISK_FULL or ROOTFS_TOOL_MISSING.
+ * for a process that is confined and does nothing else: what the bytes are is told by a parser and by `igzip`, which it starts, and
+ * it waits for files and not for events. Throws IMAGE_LAYER_INVALID naming the layer, IMAGE_TOO_LARGE, ROOTFS_DISK_FULL or
+ * ROOTFS_TOOL_MISSING.
  */
-export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: UnpackLayerOptions): Promise<void> {
-  const { digest, diffId, directory, limits, signal, sizeBytes, onBytes } = options;
-  await using content = await AppendingFile.create(join(directory, contentName));
-  await using tails = await AppendingFile.create(join(directory, tailsName));
+export async function unpackLayer(options: UnpackLayerOptions): Promise<void> {
+  const { digest, diffId, directory, limits } = options;
+  using content = new AppendingFile(join(directory, contentName));
+  using tails = new AppendingFile(join(directory, tailsName));
   const part = join(directory, `${indexName}.part`);
-  await using index = await AppendingFile.create(part);
+  using index = new AppendingFile(part);
   const hash = new StreamingDigest(digestAlgorithm(diffId));
   const sink = new LayerSink({ content, tails, limits, encoder: new IndexEncoder(diffId) });
   const parser = new TarParser(sink);
-  let bytes = 0;
   try {
-    for await (const chunk of decompress(chunks, { sizeBytes, limits, gunzip: "igzip", signal })) {
+    for await (const chunk of bounded(readTar(options, join(directory, pipeName)), options)) {
+      hash.update(chunk);
       parser.write(chunk);
       for (const piece of sink.encoder.take()) index.add(piece);
-      // Written by the thread pool while this thread hashes.
-      await content.settle();
-      await tails.settle();
-      await index.settle();
-      hash.update(chunk);
-      bytes += chunk.length;
-      onBytes?.(bytes);
     }
     parser.end();
     if (hash.finish() !== diffId) throw new InvalidInput("it does not unpack to the digest in the image's config");
@@ -73,9 +67,8 @@ export async function unpackLayer(chunks: AsyncIterable<Uint8Array>, options: Un
     droppedXattrs: [...sink.dropped],
   });
   for (const piece of sink.encoder.take()) index.add(piece);
-  await Promise.all([content.finish(), tails.finish(), index.finish()]);
-  signal.throwIfAborted();
-  await rename(part, join(directory, indexName));
+  for (const file of [content, tails, index]) file.finish();
+  renameSync(part, join(directory, indexName));
 }
 
 /** Files content and entries; counts what one layer may hold, before the merger counts the image's. */

@@ -5,7 +5,7 @@ import { type ByteString, printable } from "../byte-string.ts";
 import { type Digest, digestAlgorithm, StreamingDigest, shortDigest } from "../digest.ts";
 import { maxManifestBytes } from "../documents.ts";
 import { InvalidInput, rethrowInvalid } from "../invalid-input.ts";
-import { decompress } from "../layer/decompress.ts";
+import { decompress, tellCompression } from "../layer/decompress.ts";
 import { checkBytes, checkCount, type ImageLimits } from "../layer/limits.ts";
 import { type TarEntry, TarReader } from "../tar/tar-reader.ts";
 import { type ArchiveFile, dockerManifestFile, isDockerMember, layoutOfDockerArchive } from "./docker-archive.ts";
@@ -55,11 +55,10 @@ async function* unpacked(chunks: AsyncIterable<Uint8Array>, limits: ImageLimits)
       yield chunk;
     }
   }
-  const { signal } = new AbortController(); // the caller ends `chunks`
-  // Its length is not known before its end, so the ratio is looked at here.
-  const options = { sizeBytes: Number.MAX_SAFE_INTEGER, limits, gunzip: "zlib", signal } as const;
-  for await (const chunk of decompress(counted(), options)) {
+  const told = await tellCompression(counted());
+  for await (const chunk of decompress(told.chunks, told.compression)) {
     given += chunk.length;
+    checkBytes("the archive unpacks to", given, limits.uncompressedBytes);
     if (given > limits.compressionRatio * received) {
       checkBytes("the archive unpacks to", given, Math.max(ratioFreeBytes, limits.compressionRatio * received));
     }

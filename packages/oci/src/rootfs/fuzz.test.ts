@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdtemp, open, readdir, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,11 +8,14 @@ import { test } from "node:test";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { mib, ServiceError } from "@unkey/base";
 import { digestHex, digestOf } from "../digest.ts";
+import { InvalidInput } from "../invalid-input.ts";
 import { defaultImageLimits } from "../layer/limits.ts";
-import { unpackLayer } from "../layer/unpack-layer.ts";
+import type { TarEntry } from "../tar/tar-entry.ts";
+import { TarParser } from "../tar/tar-parser.ts";
 import { assembleLayers, type TestUnpackedLayer } from "../testing/assemble-layers.ts";
 import { checkErofs, needsErofsUtils } from "../testing/built-image.ts";
 import { paxEntry, paxHeader, setChecksum, type TarFixture, tarEntry } from "../testing/tar-fixture.ts";
+import { unpackBytes } from "../testing/unpack-bytes.ts";
 import type { AssembledRootfs } from "./rootfs-assembly.ts";
 
 /*
@@ -254,9 +258,22 @@ async function damageFile(dice: Dice, path: string): Promise<void> {
   else if (size > 0) await file.write(Buffer.from([dice.roll(256)]), 0, 1, dice.roll(size));
 }
 
-async function* chunksOf(dice: Dice, bytes: Buffer): AsyncGenerator<Buffer> {
-  const size = dice.pick([bytes.length + 1, 1000, 512, 37]);
-  for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
+/** What the parser makes of an archive in pieces of that size. */
+function parsed(archive: Buffer, pieceBytes: number): unknown {
+  const entries: TarEntry[] = [];
+  const contents = createHash("sha256");
+  const parser = new TarParser({
+    entry: (entry) => entries.push(entry),
+    content: (bytes) => contents.update(bytes),
+  });
+  try {
+    for (let at = 0; at < archive.length; at += pieceBytes) parser.write(archive.subarray(at, at + pieceBytes));
+    parser.end();
+  } catch (error) {
+    if (!(error instanceof InvalidInput || error instanceof ServiceError)) throw error;
+    return { entries, refused: error.message };
+  }
+  return { entries, contents: contents.digest("hex") };
 }
 
 /** One random image, through both doors, into `scratch`. */
@@ -270,9 +287,11 @@ async function build(dice: Dice, scratch: string): Promise<AssembledRootfs & { d
     const whole = Buffer.concat([...(layers.length === 0 ? base : []), ...entries, Buffer.alloc(1024)]);
     const archive = dice.spoils(25) ? damageArchive(dice, whole) : whole;
     const bytes = stored(dice, archive);
+    const pieceBytes = dice.pick([archive.length + 1, 1000, 512, 37]);
+    assert.deepEqual(parsed(archive, pieceBytes), parsed(archive, archive.length + 1), `pieces of ${pieceBytes}`);
     const directory = await mkdtemp(join(scratch, "layer-"));
     const layer = { digest: digestOf(bytes), diffId: digestOf(archive), directory };
-    await unpackLayer(chunksOf(dice, bytes), { ...layer, sizeBytes: bytes.length, limits, signal });
+    await unpackBytes(bytes, { ...layer, limits });
     const content = await readFile(join(directory, "content"));
     if (dice.spoils(6)) await damageFile(dice, join(directory, dice.pick(["index", "index", "tails"])));
     const isDevice = attaches && content.length > 0;

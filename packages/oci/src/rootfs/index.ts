@@ -1,4 +1,5 @@
 /* What a process needs that only makes root filesystems of layers: nothing here knows a registry. */
+export { type Compression, tellCompression } from "../layer/decompress.ts";
 export { type UnpackLayerOptions, unpackLayer } from "../layer/unpack-layer.ts";
 export {
   type AssembledRootfs,

@@ -6,10 +6,11 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { digestHex, digestOf } from "../digest.ts";
 import { defaultImageLimits, type ImageLimits } from "../layer/limits.ts";
-import { contentName, unpackLayer } from "../layer/unpack-layer.ts";
+import { contentName } from "../layer/unpack-layer.ts";
 import type { AssembledRootfs } from "../rootfs/rootfs-assembly.ts";
 import { type TarEntry, TarReader } from "../tar/tar-reader.ts";
 import { type AssembleLayersOptions, assembleLayers, type TestUnpackedLayer } from "./assemble-layers.ts";
+import { unpackBytes } from "./unpack-bytes.ts";
 
 /** A layer as bytes: `stored` is what travels, `archive` what the image's config promises. */
 export interface TestLayer {
@@ -51,7 +52,7 @@ export async function withImage<Result>(
     for (const [index, { archive, stored = archive }] of layers.entries()) {
       const directory = await mkdtemp(join(scratch, "layer-"));
       const layer = { digest: digestOf(stored), diffId: digestOf(archive), directory };
-      await unpackLayer(inPieces(stored), { ...layer, sizeBytes: stored.length, limits, signal });
+      await unpackBytes(stored, { ...layer, limits });
       const contentPath = join(directory, contentName);
       const content = attach(index) ? await readFile(contentPath) : Buffer.alloc(0);
       if (content.length > 0) devicePaths.push(contentPath);
@@ -73,10 +74,6 @@ export async function withImage<Result>(
   } finally {
     await rm(scratch, { recursive: true, force: true });
   }
-}
-
-async function* inPieces(bytes: Buffer): AsyncGenerator<Buffer> {
-  for (let at = 0; at < bytes.length; at += 60_000) yield bytes.subarray(at, at + 60_000);
 }
 
 /** Throws unless erofs-utils' checker, which reads all of the image, finds nothing. */
@@ -144,4 +141,8 @@ export async function entriesIn(archive: Buffer, root: string): Promise<Map<stri
     found.set(entry.name.slice(root.length + 1).replace(/\/$/, ""), { entry, content: Buffer.concat(parts) });
   }
   return found;
+}
+
+async function* inPieces(bytes: Buffer): AsyncGenerator<Buffer> {
+  for (let at = 0; at < bytes.length; at += 60_000) yield bytes.subarray(at, at + 60_000);
 }

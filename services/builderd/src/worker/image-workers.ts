@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { mib } from "@unkey/base";
 import type { Logger } from "@unkey/daemon";
 import type { Digest, ImageLimits, ResolvedImage } from "@unkey/oci";
+import { tellCompression } from "@unkey/oci/rootfs";
 import type { SetuidPolicy } from "../domain/policy.ts";
 import type { Sandbox } from "../sandbox/sandbox.ts";
 import { encodeFrame } from "./frames.ts";
@@ -96,7 +97,11 @@ export class SandboxedWorkers implements ImageWorkers {
 
   async unpackLayer({ name, layer, chunks, directory, limits, signal, onBytes }: UnpackOptions): Promise<string> {
     await mkdir(directory, { mode: 0o755 });
-    const worker = await this.#start(name, directory, workerFlags.unpack);
+    await using undo = new AsyncDisposableStack();
+    const worker = undo.use(await this.#start(name, directory, workerFlags.unpack));
+    // The process starts meanwhile.
+    const told = await tellCompression(chunks);
+    undo.move(); // it is the job's
     const { descriptor, diffId } = layer;
     const { digest, sizeBytes } = descriptor;
     const job = {
@@ -104,10 +109,11 @@ export class SandboxedWorkers implements ImageWorkers {
       digest,
       diffId,
       sizeBytes,
+      compression: told.compression,
       limits,
       outDirectory: join(worker.directoryInside, "out"),
     } as const;
-    await runJob(worker, job, { ...this.#jobOptions(directory), chunks, signal, onProgress: onBytes });
+    await runJob(worker, job, { ...this.#jobOptions(directory), chunks: counted(told.chunks, onBytes), signal });
     return join(directory, "out");
   }
 
@@ -147,6 +153,18 @@ export class SandboxedWorkers implements ImageWorkers {
   #jobOptions(directory: string) {
     const { diskBytes, log } = this.#options;
     return { directory: join(directory, "out"), usage: { bytes: diskBytes, files: maxFiles, reserveBytes }, log };
+  }
+}
+
+/** Tells of each chunk when the next is asked for: the worker has room for it then. */
+async function* counted(
+  chunks: AsyncIterable<Uint8Array>,
+  onBytes: (done: number) => void,
+): AsyncGenerator<Uint8Array> {
+  let done = 0;
+  for await (const chunk of chunks) {
+    yield chunk;
+    onBytes((done += chunk.length));
   }
 }
 

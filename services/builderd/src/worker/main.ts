@@ -22,7 +22,7 @@ const stepBytes = 2 ** 20;
 const progressIntervalMs = 100;
 
 const control = new Socket({ fd: 3 });
-const gone = new AbortController();
+const { signal } = new AbortController(); // what ends this process ends it at once
 control.on("error", () => process.exit(1));
 
 function progress(): (done: number, total: number) => void {
@@ -36,22 +36,13 @@ function progress(): (done: number, total: number) => void {
 }
 
 async function unpack({ outDirectory, ...layer }: UnpackJob): Promise<unknown> {
-  const tell = progress();
-  let read = 0;
-  async function* counted(): AsyncGenerator<Uint8Array> {
-    for await (const chunk of process.stdin as AsyncIterable<Buffer>) {
-      yield chunk;
-      read += chunk.length;
-      tell(read, layer.sizeBytes);
-    }
-  }
-  await unpackLayer(counted(), { ...layer, directory: outDirectory, signal: gone.signal });
+  await unpackLayer({ ...layer, fd: 0, directory: outDirectory });
   return { kind: "done", rootfs: null };
 }
 
 /** `steps` are taken one by one: a loop that is left would close the socket that the answer goes to. */
 async function assemble({ layerCount, limits }: AssembleJob, steps: AsyncGenerator): Promise<unknown> {
-  await using assembly = new RootfsAssembly({ layerCount, limits, signal: gone.signal });
+  await using assembly = new RootfsAssembly({ layerCount, limits, signal });
   for (;;) {
     const step = (await nextStep(steps)) as LayerStep | WriteStep;
     if (step.kind === "layer") {

@@ -1,6 +1,7 @@
 import type { PackageList } from "@unkey/attest";
 import { type ErrorReason, errorCatalogue, ServiceError } from "@unkey/base";
 import type { Digest, ImageLimits } from "@unkey/oci";
+import type { Compression } from "@unkey/oci/rootfs";
 import type { SetuidPolicy } from "../domain/policy.ts";
 import { FrameError } from "./frames.ts";
 
@@ -10,6 +11,7 @@ export interface UnpackJob {
   readonly digest: Digest;
   readonly diffId: Digest;
   readonly sizeBytes: number;
+  readonly compression: Compression;
   readonly limits: ImageLimits;
   readonly outDirectory: string;
 }

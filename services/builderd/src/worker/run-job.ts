@@ -14,7 +14,7 @@ export interface JobOptions {
   readonly directory: string;
   readonly usage: UsageLimits;
   readonly signal: AbortSignal;
-  readonly onProgress: (done: number, total: number) => void;
+  readonly onProgress?: (done: number, total: number) => void;
   readonly log: Logger;
 }
 
@@ -91,7 +91,7 @@ async function lastAnswer(
     const answer = parseAnswer(frame);
     if (answer.kind !== "progress") return answer;
     if (++answers > maxAnswers) throw new FrameError(`there are more than ${maxAnswers} answers`);
-    onProgress(answer.done, answer.total);
+    onProgress?.(answer.done, answer.total);
   }
   return undefined;
 }
