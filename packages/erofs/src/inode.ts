@@ -17,6 +17,8 @@ export class Inode {
   layout = 0;
   /** In 64 bytes instead of 32. */
   extended = false;
+  /** Of a file: whether it has been met in the order of files. */
+  isListed = false;
   /** Its number; while its group is being filled, its slot in the group's metadata. */
   nid = -1;
   /** Where its data blocks start; while its group is being filled, counted in the group's data. */

@@ -69,12 +69,11 @@ export function survey(root: ErofsDirectory, files: readonly ErofsFile[]): Surve
 }
 
 function listedInodes(files: readonly ErofsFile[], inodes: ReadonlyMap<ErofsNode, Inode>): Inode[] {
-  const listed = new Set<ErofsNode>();
   return files.map((file) => {
     const inode = inodes.get(file);
     if (inode === undefined) throw new RangeError("a listed file is not in the tree");
-    if (listed.has(file)) throw new RangeError("a file is listed twice");
-    listed.add(file);
+    if (inode.isListed) throw new RangeError("a file is listed twice");
+    inode.isListed = true;
     return inode;
   });
 }

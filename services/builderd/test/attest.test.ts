@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
@@ -127,7 +127,7 @@ class Bed {
     const scan = new PackageScan();
     const status = Buffer.from("Package: a\nVersion: 1\nArchitecture: all\n");
     const files = new Map([["var/lib/dpkg/status", status]]);
-    for (const [path, bytes] of files) assert.ok(scan.wants(path, bytes.length));
+    for (const [path, bytes] of files) assert.ok(scan.wants(dirname(path), basename(path), bytes.length));
     return {
       build,
       image: {

@@ -89,10 +89,10 @@ export class PackageScan {
   #unreadOmitted = 0;
   #textLength = 0;
 
-  /** True when the file's content is to be handed to `list`. The same path again gives the same answer. */
-  wants(path: string, sizeBytes: number): boolean {
-    if (!mayBeAsked(path)) return false;
-    const plain = path.replace(/^\.?\//, "");
+  /** True when the content of the file of that name in a directory is to be handed to `list`. The same path again gives the same answer. */
+  wants(directory: string, name: string, sizeBytes: number): boolean {
+    if (!mayBeAsked(directory, name)) return false;
+    const plain = `${directory}/${name}`.replace(/^\.?\//, "");
     const known = this.#answers.get(plain);
     if (known !== undefined) return known;
     const answer = this.#decide(plain, sizeBytes);
@@ -178,11 +178,8 @@ export class PackageScan {
   }
 }
 
-function mayBeAsked(path: string): boolean {
-  const folderEnd = path.lastIndexOf("/");
-  return (
-    lastNames.has(path.slice(folderEnd + 1)) || path.endsWith(".egg-info") || path.endsWith("/status.d", folderEnd)
-  );
+function mayBeAsked(directory: string, name: string): boolean {
+  return lastNames.has(name) || name.endsWith(".egg-info") || directory.endsWith("/status.d");
 }
 
 function sourceOf(path: string): Source | undefined {

@@ -11,15 +11,17 @@ import {
 } from "node:fs";
 import { type ByteString, toBytes } from "../byte-string.ts";
 import { type FileNode, storedBytes, type TreeNode } from "../layer/tree.ts";
+import { pathOf } from "../rootfs/visit-tree.ts";
 
 const sep = Buffer.from("/");
 
 /** Every node with all its names, in the order in which `visitTree` meets them. */
 export function namesOf(
-  visit: (each: (path: ByteString, node: TreeNode) => void) => void,
+  visit: (each: (directory: ByteString, name: ByteString, node: TreeNode) => void) => void,
 ): Map<TreeNode, ByteString[]> {
   const names = new Map<TreeNode, ByteString[]>();
-  visit((path, node) => {
+  visit((directory, name, node) => {
+    const path = pathOf(directory, name);
     const known = names.get(node);
     if (known === undefined) names.set(node, [path]);
     else known.push(path);

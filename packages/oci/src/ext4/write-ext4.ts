@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { mib, ServiceError } from "@unkey/base";
 import type { ByteString } from "../byte-string.ts";
 import { type DirectoryNode, type FileNode, storedBytes, type TreeNode } from "../layer/tree.ts";
-import { visitTree } from "../rootfs/plan-tree.ts";
+import { visitTree } from "../rootfs/visit-tree.ts";
 import { runTool } from "../run-tool.ts";
 import { attributeScript, type NumberedNode, unsupported } from "./attribute-script.ts";
 import { namesOf, stageTree } from "./stage-tree.ts";

@@ -3,7 +3,7 @@ import { InvalidInput } from "../invalid-input.ts";
 import { noXattrs, type TarEntry } from "../tar/tar-entry.ts";
 import { bytesPerRange, checkBytes, checkCount, type ImageLimits } from "./limits.ts";
 import type { StoredData } from "./stored-data.ts";
-import { type DirectoryNode, type Metadata, type TreeNode, walk } from "./tree.ts";
+import { type DirectoryNode, type FileNode, type Metadata, type TreeNode, walk } from "./tree.ts";
 import { xattrBytes } from "./xattrs.ts";
 
 /*
@@ -24,6 +24,13 @@ const dot = 0x2e;
 const maxTargetBytes = 4095;
 /** What a directory is given that no entry describes. */
 const impliedDirectory: Metadata = { mode: 0o755, uid: 0, gid: 0, mtimeNs: 0n, xattrs: noXattrs };
+
+export interface MergedTree {
+  readonly root: DirectoryNode;
+  /** All files that the layers had, by layer and place in it; those that are not in the tree any more among them. */
+  readonly files: readonly FileNode[];
+}
+
 export class LayerMerger {
   readonly #limits: ImageLimits;
   readonly #root: DirectoryNode = {
@@ -32,6 +39,7 @@ export class LayerMerger {
     children: new Map(),
     clearedBy: 0,
   };
+  readonly #files: FileNode[] = [];
   #layer = -1;
   #nodes = 0;
   #metadataBytes = 0;
@@ -106,8 +114,8 @@ export class LayerMerger {
     parent.children.set(name, { node, layer: this.#layer });
   }
 
-  finish(): DirectoryNode {
-    return this.#root;
+  finish(): MergedTree {
+    return { root: this.#root, files: this.#files };
   }
 
   #place(entry: TarEntry, stored: StoredData, parent: DirectoryNode, name: ByteString): void {
@@ -151,8 +159,10 @@ export class LayerMerger {
       }
       default: {
         const { sizeBytes, data } = entry;
-        const file = { kind: "file", metadata, sizeBytes, layer: this.#layer, stored, place: undefined } as const;
-        return data === undefined ? file : { ...file, data };
+        const whole: FileNode = { kind: "file", metadata, sizeBytes, layer: this.#layer, stored, place: undefined };
+        const file = data === undefined ? whole : { ...whole, data };
+        this.#files.push(file);
+        return file;
       }
     }
   }

@@ -12,7 +12,7 @@ import { checkBytes, checkCount, type ImageLimits } from "../layer/limits.ts";
 import { type FileNode, findFile, storedBytes } from "../layer/tree.ts";
 import { indexName } from "../layer/unpack-layer.ts";
 import { LayerContents } from "./layer-contents.ts";
-import { planTree } from "./plan-tree.ts";
+import { type Choice, planTree } from "./plan-tree.ts";
 import type { TreePolicy } from "./tree-policy.ts";
 
 /** A layer directory that `unpackLayer` has filled. */
@@ -40,8 +40,8 @@ export interface WriteRootfsOptions {
   /** What the image is made from; the file system's UUID is derived from it. */
   readonly identity: string;
   readonly policy: TreePolicy;
-  /** Chooses files to hand out, by path (bytes, no leading slash) and size. The caller bounds how many and how large. */
-  readonly wanted?: (path: ByteString, sizeBytes: number) => boolean;
+  /** Chooses files to hand out. The caller bounds how many and how large. */
+  readonly wanted?: Choice;
   /** Existing private directory for `ext4`; what is made in it is removed again. */
   readonly scratchDirectory: string;
   /** Called with the growing number of content bytes copied into the image and their known total. */
@@ -115,8 +115,9 @@ export class RootfsAssembly implements AsyncDisposable {
     const { limits, signal } = this.#options;
     const { policy, wanted, onBytes, imagePath, identity } = options;
     const contents = this.#contents;
-    const root = this.#merger.finish();
-    const plan = planTree(root, { limits, policy, wanted });
+    const merged = this.#merger.finish();
+    const { root } = merged;
+    const plan = planTree(merged, { limits, policy, wanted });
     const devices = options.format === "erofs" ? placeInDevices(options.devices, this.#contentBytes, plan.files) : [];
 
     const account = async (path: string): Promise<string> => {

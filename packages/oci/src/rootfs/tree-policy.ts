@@ -1,6 +1,7 @@
 import { ServiceError } from "@unkey/base";
 import { type ByteString, printable } from "../byte-string.ts";
 import type { FileNode } from "../layer/tree.ts";
+import { pathOf } from "./visit-tree.ts";
 
 /** What an image's tree may hold. */
 export interface TreePolicy {
@@ -21,7 +22,7 @@ export class PolicyCheck {
     this.#policy = policy;
   }
 
-  add(path: ByteString, file: FileNode): void {
+  add(directory: ByteString, name: ByteString, file: FileNode): void {
     if (this.#policy.setuid === "keep") return;
     const { mode, xattrs } = file.metadata;
     const privileged = (mode & (setuidBit | setgidBit)) !== 0 || xattrs.has("security.capability");
@@ -29,7 +30,7 @@ export class PolicyCheck {
     if (this.#policy.setuid === "refuse") {
       const what =
         (mode & setuidBit) !== 0 ? "the setuid bit" : (mode & setgidBit) !== 0 ? "the setgid bit" : "file capabilities";
-      this.#first ??= `${printable(`/${path}`)} has ${what}`;
+      this.#first ??= `${printable(`/${pathOf(directory, name)}`)} has ${what}`;
       this.#count++;
       return;
     }

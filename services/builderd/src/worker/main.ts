@@ -57,7 +57,7 @@ async function assemble({ layerCount, limits }: AssembleJob, steps: AsyncGenerat
       ...rest,
       devices: devices.map((isDevice, layer) => (isDevice ? digests.then((all) => all[layer] ?? "") : undefined)),
       policy: { setuid },
-      wanted: (path, sizeBytes) => scan.wants(path, sizeBytes),
+      wanted: (directory, name, sizeBytes) => scan.wants(directory, name, sizeBytes),
       onBytes: progress(),
     });
     return { kind: "done", rootfs: { ...rootfs, packages: scan.list(captured) } };
