@@ -1,6 +1,6 @@
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { constants, createGunzip, createZstdDecompress } from "node:zlib";
+import { constants, createGunzip, createZstdDecompress, type Gunzip, type ZstdDecompress } from "node:zlib";
 import { kib, mib } from "@unkey/base";
 import { InvalidInput } from "../invalid-input.ts";
 import { checkBytes, type ImageLimits } from "./limits.ts";
@@ -39,47 +39,47 @@ export function compressionOf(head: Buffer): Compression {
  * InvalidInput on damaged compression, and what the stream throws.
  */
 export function decompress(chunks: AsyncIterable<Buffer>, compression: Compression): AsyncIterable<Buffer> {
-  if (compression === "none") return chunks;
+  return compression === "none" ? chunks : through(chunks, createDecompressor(compression));
+}
+
+export function createDecompressor(compression: "gzip" | "zstd"): Gunzip | ZstdDecompress {
   const options = { chunkSize: outputChunkBytes, readableHighWaterMark: outputQueueBytes };
-  if (compression === "gzip") return through(chunks, createGunzip(options));
-  return through(
-    chunks,
-    createZstdDecompress({ ...options, params: { [constants.ZSTD_d_windowLogMax]: zstdWindowLog } }),
+  if (compression === "gzip") return createGunzip(options);
+  return createZstdDecompress({ ...options, params: { [constants.ZSTD_d_windowLogMax]: zstdWindowLog } });
+}
+
+/** What zlib's error says of a stream; undefined when it says nothing of it. */
+export function damageOf(code: string, message: string): InvalidInput | undefined {
+  if (!/^(Z_|ZSTD_|ERR_ZLIB)/.test(code)) return undefined;
+  return new InvalidInput(
+    /window/i.test(code)
+      ? `its zstd window is over ${2 ** (zstdWindowLog - 20)} MiB`
+      : `its compression is damaged (${message})`,
   );
 }
 
 /** Passes on what a layer of `sizeBytes` unpacks to. Throws IMAGE_TOO_LARGE on a bomb. */
-export async function* bounded(
-  chunks: AsyncIterable<Buffer>,
+export function* bounded(
+  chunks: Iterable<Buffer>,
   { sizeBytes, limits }: { readonly sizeBytes: number; readonly limits: ImageLimits },
-): AsyncGenerator<Buffer> {
+): Generator<Buffer> {
   const mostBytes = Math.min(limits.uncompressedBytes, Math.max(ratioFreeBytes, sizeBytes * limits.compressionRatio));
   let bytes = 0;
-  for await (const chunk of chunks) {
+  for (const chunk of chunks) {
     bytes += chunk.length;
     checkBytes("the layer unpacks to", bytes, mostBytes);
     yield chunk;
   }
 }
 
-async function* through(
-  source: AsyncIterable<Buffer>,
-  stream: ReturnType<typeof createGunzip> | ReturnType<typeof createZstdDecompress>,
-): AsyncGenerator<Buffer> {
+async function* through(source: AsyncIterable<Buffer>, stream: Gunzip | ZstdDecompress): AsyncGenerator<Buffer> {
   const feeding = pipeline(Readable.from(source, { objectMode: false }), stream);
   feeding.catch(() => {}); // told below, when the reader of `stream` has come to it
   try {
     for await (const chunk of stream as AsyncIterable<Buffer>) yield chunk;
     await feeding;
   } catch (error) {
-    if (error instanceof Error && "code" in error && /^(Z_|ZSTD_|ERR_ZLIB)/.test(String(error.code))) {
-      throw new InvalidInput(
-        /window/i.test(String(error.code))
-          ? `its zstd window is over ${2 ** (zstdWindowLog - 20)} MiB`
-          : `its compression is damaged (${error.message})`,
-      );
-    }
-    throw error;
+    throw (error instanceof Error && "code" in error && damageOf(String(error.code), error.message)) || error;
   } finally {
     stream.destroy();
     await feeding.catch(() => {}); // nobody reads the source any more

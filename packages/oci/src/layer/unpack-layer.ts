@@ -17,8 +17,6 @@ import { keptXattrs, xattrBytes } from "./xattrs.ts";
 export const indexName = "index";
 export const contentName = "content";
 export const tailsName = "tails";
-/** There while a layer is unpacked. */
-const pipeName = "pipe";
 
 export interface UnpackLayerOptions extends LayerFile {
   /** Of the layer as it travels; named in errors. Whoever wrote the file checks it. */
@@ -36,11 +34,10 @@ export interface UnpackLayerOptions extends LayerFile {
  * Unpacks a layer into a layer directory: `content` and `tails`, the data of its files (stored-data.ts), and `index`, its entries.
  * The index appears last: a directory that has one is complete, unless the host lost its power, since nothing here waits for the
  * disk. After a failure the directory is the caller's to remove. The same archive gives the same three files. It is
- * for a process that is confined and does nothing else: what the bytes are is told by a parser and by `igzip`, which it starts, and
- * it waits for files and not for events. Throws IMAGE_LAYER_INVALID naming the layer, IMAGE_TOO_LARGE, ROOTFS_DISK_FULL or
- * ROOTFS_TOOL_MISSING.
+ * for a process that is confined and does nothing else: hostile bytes meet zlib and a parser in it, and it waits for files and not for
+ * events. Throws IMAGE_LAYER_INVALID naming the layer, IMAGE_TOO_LARGE or ROOTFS_DISK_FULL.
  */
-export async function unpackLayer(options: UnpackLayerOptions): Promise<void> {
+export function unpackLayer(options: UnpackLayerOptions): void {
   const { digest, diffId, directory, limits } = options;
   using content = new AppendingFile(join(directory, contentName));
   using tails = new AppendingFile(join(directory, tailsName));
@@ -50,7 +47,7 @@ export async function unpackLayer(options: UnpackLayerOptions): Promise<void> {
   const sink = new LayerSink({ content, tails, limits, encoder: new IndexEncoder(diffId) });
   const parser = new TarParser(sink);
   try {
-    for await (const chunk of bounded(readTar(options, join(directory, pipeName)), options)) {
+    for (const chunk of bounded(readTar(options), options)) {
       hash.update(chunk);
       parser.write(chunk);
       for (const piece of sink.encoder.take()) index.add(piece);

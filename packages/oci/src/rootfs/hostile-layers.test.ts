@@ -834,9 +834,13 @@ const streams: Record<string, Case> = {
     layers: [{ archive: plain, stored: Buffer.concat([gzipSync(plain), Buffer.alloc(100)]) }],
     gives: plainTree,
   },
-  "more zeros behind the end of a gzip stream than pipes hold": {
+  "more zeros behind the end of a gzip stream than are read at once": {
     layers: [{ archive: plain, stored: Buffer.concat([gzipSync(plain), Buffer.alloc(2 ** 22)]) }],
     gives: plainTree,
+  },
+  "bytes behind the end of a gzip stream": {
+    layers: [{ archive: plain, stored: Buffer.concat([gzipSync(plain), Buffer.from("hidden")]) }],
+    ...invalid(/compression is damaged/),
   },
   "no end mark": { layers: [{ archive: plain.subarray(0, -1024) }], gives: plainTree },
   "entries behind the end mark belong to nothing": {

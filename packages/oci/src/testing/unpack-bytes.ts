@@ -13,7 +13,7 @@ export async function unpackBytes(stored: Buffer, options: UnpackBytesOptions): 
     const path = join(folder, "layer");
     await writeFile(path, stored);
     await using file = await open(path);
-    await unpackLayer({ ...options, fd: file.fd, compression: compressionOf(stored), sizeBytes: stored.length });
+    unpackLayer({ ...options, fd: file.fd, compression: compressionOf(stored), sizeBytes: stored.length });
   } finally {
     await rm(folder, { recursive: true });
   }

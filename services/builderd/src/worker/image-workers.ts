@@ -74,7 +74,7 @@ export interface SandboxedWorkersOptions {
   readonly log: Logger;
 }
 
-/** Layers of one build that are unpacked at once, one process each: a thread decompresses, another one parses, and they wait for each other. */
+/** Layers of one build that are unpacked at once, one process each: one more than there are processors, since they wait for bytes that are fetched. */
 export const parallelLayers = Math.min(4, availableParallelism() + 1);
 const imageName = "rootfs";
 /** A worker makes a handful. */

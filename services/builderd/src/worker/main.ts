@@ -35,8 +35,8 @@ function progress(): (done: number, total: number) => void {
   };
 }
 
-async function unpack({ outDirectory, ...layer }: UnpackJob): Promise<unknown> {
-  await unpackLayer({ ...layer, fd: 0, directory: outDirectory });
+function unpack({ outDirectory, ...layer }: UnpackJob): unknown {
+  unpackLayer({ ...layer, fd: 0, directory: outDirectory });
   return { kind: "done", rootfs: null };
 }
 
