@@ -1,6 +1,5 @@
 import { constants } from "node:zlib";
 import { kib } from "@unkey/base";
-import type { InvalidInput } from "../invalid-input.ts";
 import { createDecompressor, damageOf } from "./decompress.ts";
 
 /** Small enough to be still in the processor's cache when it is hashed and parsed. */
@@ -13,8 +12,8 @@ const flushes = {
 
 /**
  * What drives Node's compression streams (its lib/zlib.js, processChunkSync). It is not documented; what is, goes through the event
- * loop or takes whole streams at once, at twice the price (decision 24). The project's Node is pinned, and the tests of this file
- * compare with what is documented.
+ * loop or takes whole streams at once, at twice the price (decision 24). The project's Node is pinned, and layer-file.test.ts
+ * compares with what is documented.
  */
 interface Engine {
   readonly _handle: {
@@ -35,22 +34,23 @@ interface Engine {
 
 /**
  * What `chunks` decompress to, without the event loop. What is handed out holds until the next is asked for, and so must each of
- * `chunks`. Zeros behind the end of a gzip stream are nothing to it, nor is anything behind a zstd frame that is no frame. Throws InvalidInput on damaged compression.
+ * `chunks`. Zeros behind the end of a gzip stream are nothing to it, nor is anything behind a zstd frame that is no frame. Throws
+ * InvalidInput on damaged compression.
  */
 export function* inflate(chunks: Iterable<Buffer>, compression: "gzip" | "zstd"): Generator<Buffer> {
   const stream = createDecompressor(compression);
   const { _handle: handle, _writeState: left } = stream as unknown as Engine;
-  let damage: InvalidInput | undefined;
+  let failure: Error | undefined;
   // oxlint-disable-next-line unicorn/prefer-add-event-listener -- it is no event target
   handle.onerror = (message, _, code) => {
-    damage = damageOf(code, message);
+    failure = damageOf(code, message) ?? new Error(`zlib failed: ${message} (${code})`);
   };
   const output = Buffer.allocUnsafeSlow(outputBytes);
   let filled = 0;
   function* take(input: Buffer, flush: number): Generator<Buffer> {
     for (let at = 0; ; ) {
       handle.writeSync(flush, input, at, input.length - at, output, filled, outputBytes - filled);
-      if (damage !== undefined) throw damage;
+      if (failure !== undefined) throw failure;
       const [room = 0, untaken = 0] = left;
       at = input.length - untaken;
       filled = outputBytes - room;
