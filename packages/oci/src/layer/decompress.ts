@@ -49,7 +49,7 @@ export function createDecompressor(compression: "gzip" | "zstd"): Gunzip | ZstdD
 }
 
 /** What zlib's error says of a stream; undefined when it says nothing of it. */
-export function damageOf(code: string, message: string): InvalidInput | undefined {
+export function compressionDamage(code: string, message: string): InvalidInput | undefined {
   if (!/^(Z_|ZSTD_|ERR_ZLIB)/.test(code)) return undefined;
   return new InvalidInput(
     /window/i.test(code)
@@ -79,7 +79,7 @@ async function* through(source: AsyncIterable<Buffer>, stream: Gunzip | ZstdDeco
     for await (const chunk of stream as AsyncIterable<Buffer>) yield chunk;
     await feeding;
   } catch (error) {
-    throw (error instanceof Error && "code" in error && damageOf(String(error.code), error.message)) || error;
+    throw (error instanceof Error && "code" in error && compressionDamage(String(error.code), error.message)) || error;
   } finally {
     stream.destroy();
     await feeding.catch(() => {}); // nobody reads the source any more

@@ -1,6 +1,6 @@
 import { constants } from "node:zlib";
 import { kib } from "@unkey/base";
-import { createDecompressor, damageOf } from "./decompress.ts";
+import { compressionDamage, createDecompressor } from "./decompress.ts";
 
 /** Small enough to be still in the processor's cache when it is hashed and parsed. */
 const outputBytes = 256 * kib;
@@ -12,7 +12,7 @@ const flushes = {
 
 /**
  * What drives Node's compression streams (its lib/zlib.js, processChunkSync). It is not documented; what is, goes through the event
- * loop or takes whole streams at once, at twice the price (decision 24). The project's Node is pinned, and layer-file.test.ts
+ * loop or takes whole streams at once (decision 24). The project's Node is pinned, and layer-file.test.ts
  * compares with what is documented.
  */
 interface Engine {
@@ -43,7 +43,7 @@ export function* inflate(chunks: Iterable<Buffer>, compression: "gzip" | "zstd")
   let failure: Error | undefined;
   // oxlint-disable-next-line unicorn/prefer-add-event-listener -- it is no event target
   handle.onerror = (message, _, code) => {
-    failure = damageOf(code, message) ?? new Error(`zlib failed: ${message} (${code})`);
+    failure = compressionDamage(code, message) ?? new Error(`zlib failed: ${message} (${code})`);
   };
   const output = Buffer.allocUnsafeSlow(outputBytes);
   let filled = 0;
